@@ -1,0 +1,59 @@
+# Every target sets up what it needs. PYTHON chooses the interpreter for a new VENV.
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BENCHES ?= $(sort $(wildcard bench/*.py))
+
+BIN := $(abspath $(VENV))/bin
+READY := $(VENV)/.ready
+BENCH_READY := $(VENV)/.bench-ready
+# One thread a process: pytest and its workers share the cores.
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest
+
+.PHONY: help setup demo test soak lint types docs bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo | test | lint | types | docs | bench | soak | clean"
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(BENCH_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/netir demo
+
+test: $(READY)
+	$(PYTEST) -n 2 $(ARGS)
+
+# The long tests, with more and fresh random examples.
+soak: $(READY)
+	$(PYTEST) -n 2 -m soak --hypothesis-profile=soak $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+# The wheel is built from the source archive, so a file missing from either shows up here.
+types: $(READY)
+	rm -rf build/types
+	$(BIN)/pyproject-build --outdir build/types/dist .
+	$(BIN)/python -m pip install --quiet --no-deps --target build/types/site build/types/dist/*.whl
+	cd build/types/site && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
+		--cache-dir $(CURDIR)/.mypy_cache --package netir
+
+docs: $(READY)
+	$(BIN)/mkdocs build --strict
+
+bench: $(BENCH_READY)
+	set -e; for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python $$bench $(ARGS); done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

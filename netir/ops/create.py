@@ -1,0 +1,77 @@
+"""Tensors made from numbers, of sizes that are known only when the network runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from netir.dims import Dim
+from netir.ops.base import AtenCall, Op, Tensor, TensorType
+
+
+@dataclass(frozen=True)
+class Full(Op):
+    """One number everywhere."""
+
+    name = "full"
+    placed = True
+    aten = ("full.default", "zeros.default", "ones.default", "new_zeros.default",
+            "new_ones.default", "new_full.default", "zeros_like.default", "ones_like.default",
+            "full_like.default")  # fmt: skip
+    shape: tuple[Dim, ...] = ()
+    value: int | float | bool = 0
+    dtype: torch.dtype = torch.float32
+
+    def layouts(self, site: Any) -> Any:
+        shape = tuple(
+            site.fresh(s) if isinstance(s, int) else site.extent(s) for s in self.shape
+        )
+        site.derive("shape", shape)
+        return [shape]
+
+    def linear(self) -> bool:
+        return self.value == 0
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        return TensorType(self.dtype, self.shape)
+
+    def to_torch(self, device: Any = None) -> Tensor:
+        return torch.full(self.shape, self.value, dtype=self.dtype, device=device)
+
+    @classmethod
+    def from_aten(cls, call: AtenCall) -> Op | None:
+        call.operands.clear()
+        base = call.target.split(".")[0].removeprefix("new_").removesuffix("_like")
+        value = {"zeros": 0, "ones": 1}.get(base, call.options.get("fill_value", 0))
+        return cls(call.results[0].shape, value, call.results[0].dtype)
+
+
+@dataclass(frozen=True)
+class Arange(Op):
+    """Numbers from `start` on, `step` apart, up to `end`."""
+
+    name = "arange"
+    placed = True
+    aten = ("arange.default", "arange.start", "arange.start_step")
+    start: Dim | float = 0
+    end: Dim | float = 0
+    step: Dim | float = 1
+    size: Dim = 0
+    dtype: torch.dtype = torch.int64
+
+    def layouts(self, site: Any) -> Any:
+        return [site.extents()]
+
+    def infer(self) -> TensorType:
+        return TensorType(self.dtype, (self.size,))
+
+    def to_torch(self, device: Any = None) -> Tensor:
+        return torch.arange(self.start, self.end, self.step, dtype=self.dtype, device=device)
+
+    @classmethod
+    def from_aten(cls, call: AtenCall) -> Op | None:
+        result, options = call.results[0], call.options
+        start, step = options.get("start", 0), options.get("step", 1)
+        return cls(start, options["end"], step, result.shape[0], result.dtype)

@@ -1,0 +1,1 @@
+"""Rewrites of graphs, one family per file; not the machinery they are made of."""

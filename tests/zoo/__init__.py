@@ -1,0 +1,1 @@
+"""The networks over which all tests run; nothing here imports the compiler."""
