@@ -2,10 +2,72 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from netir.errors import NetirError, NetirWarning
-from netir.ir import Graph
+if TYPE_CHECKING:
+    from netir import passes
+    from netir.basis import Basis, Contract, change_basis, extend, linear, replicate, select
+    from netir.cost import cost
+    from netir.errors import NetirError, NetirWarning
+    from netir.evaluate import run
+    from netir.frontends import trace
+    from netir.ir import Graph
+    from netir.lower.python import to_python
+    from netir.lower.torch import to_torch
+    from netir.moves import Moves, move_optimizer
+    from netir.store import load, save
+    from netir.verify import check, verify
 
 __version__ = version("netir")
-__all__ = ["Graph", "NetirError", "NetirWarning"]
+
+_HOMES = {
+    "netir.basis": ("Basis", "Contract", "change_basis", "extend", "linear", "replicate", "select"),
+    "netir.cost": ("cost",),
+    "netir.errors": ("NetirError", "NetirWarning"),
+    "netir.evaluate": ("run",),
+    "netir.frontends": ("trace",),
+    "netir.ir": ("Graph",),
+    "netir.lower.python": ("to_python",),
+    "netir.lower.torch": ("to_torch",),
+    "netir.moves": ("Moves", "move_optimizer"),
+    "netir.store": ("load", "save"),
+    "netir.verify": ("check", "verify"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, when it is asked for: `import netir` costs nothing."""
+    if name in _HOME_OF:
+        return getattr(import_module(_HOME_OF[name]), name)
+    if name == "passes":
+        return import_module("netir.passes")
+    raise AttributeError(f"module 'netir' has no attribute '{name}'")
+
+
+__all__ = [
+    "Basis",
+    "Contract",
+    "Graph",
+    "Moves",
+    "NetirError",
+    "NetirWarning",
+    "change_basis",
+    "check",
+    "cost",
+    "extend",
+    "linear",
+    "load",
+    "move_optimizer",
+    "passes",
+    "replicate",
+    "run",
+    "save",
+    "select",
+    "to_python",
+    "to_torch",
+    "trace",
+    "verify",
+]

@@ -17,6 +17,8 @@ from netir.errors import NetirError, nearest
 if TYPE_CHECKING:
     import networkx
 
+    from netir.edit import Edit
+    from netir.moves import Moves
     from netir.ops.base import Op
     from netir.spaces import Analysis, Space
 
@@ -153,6 +155,8 @@ class Step:
 
     text: str
     contract: str
+    moves: Moves | None = field(default=None, compare=False, repr=False)
+    """Where tensors went; known as long as the graph has not been written to a file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,6 +260,12 @@ class Graph:
                     source = maker.name if maker else operand
                     result.add_edge(source, node.name, operand=position, value=operand)
         return result
+
+    def edit(self) -> Edit:
+        """Change a copy: `with graph.edit() as edit: ...`, then `edit.graph`."""
+        from netir.edit import Edit
+
+        return Edit(self)
 
     def replace(self, **changes: Any) -> Graph:
         """The same graph with some parts exchanged; unchecked, for edit.py and frontends."""

@@ -55,6 +55,12 @@ class Site:
         assert operand is not None
         return self._analysis.shape(operand)
 
+    def type(self, position: int) -> TensorType:
+        """The type of an operand."""
+        operand = self.node.operands[position]
+        assert operand is not None
+        return self._analysis.graph.type_of(operand)
+
     def unify(self, left: Layout, right: Layout) -> None:
         """Demand that two axes have one layout; where that cannot be expressed, freeze both."""
         if left is not right and not unify(left, right):
@@ -279,8 +285,7 @@ class Space:
     @property
     def producers(self) -> tuple[Member, ...]:
         """The parameter axes that make it: they are carried to a result, not summed over."""
-        contracted = self._analysis.contracted
-        return tuple(m for m in self.members if (m.param, m.axis) not in contracted)
+        return tuple(m for m in self.members if not self._analysis.sums(m, self.atom))
 
     @property
     def uniform(self) -> bool:
@@ -341,22 +346,42 @@ class Analysis:
     def _named(self, members: Mapping[Atom, list[Member]]) -> Iterator[Space]:
         taken: dict[str, int] = {}
         for atom, axes in members.items():
-            makers = [m for m in axes if (m.param, m.axis) not in self.contracted]
-            name = _space_name((makers or axes)[0])
+            makers = [m for m in axes if not self.sums(m, atom)]
+            name = self._space_name((makers or axes)[0], atom)
             taken[name] = taken.get(name, 0) + 1
             unique = name if taken[name] == 1 else f"{name}/{taken[name]}"
             yield Space(self, atom, unique, axes)
 
+    def _space_name(self, member: Member, atom: Atom) -> str:
+        owner, _, last = member.param.rpartition(".")
+        base = owner if last == "weight" and owner else member.param
+        base = base if member.axis == 0 else f"{base}:{member.axis}"
+        if member.whole:
+            return base
+        parts = list(dict.fromkeys(atoms(self.shapes[f"@{member.param}"][member.axis])))
+        return f"{base}[{parts.index(atom)}]"
+
+    def sums(self, member: Member, atom: Atom) -> bool:
+        """Whether all that reads a parameter axis sums over this part of it."""
+        return atom in self.summed.get((member.param, member.axis), ())
+
     @cached_property
-    def contracted(self) -> frozenset[tuple[str, int]]:
-        """The parameter axes that some node sums over."""
-        return frozenset(
-            (operand[1:], axis)
-            for use in self.uses
-            if use.kind == "contract"
-            for position, axis in use.slots
-            if (operand := self.graph.nodes[use.node].operands[position]) and operand[0] == "@"
-        )
+    def summed(self) -> Mapping[tuple[str, int], frozenset[Atom]]:
+        """By parameter and axis: the atoms over which everything that reads it sums."""
+        nodes = self.graph.nodes
+        found: dict[tuple[str, int], list[Use]] = {}
+        for use in self.uses:
+            if use.kind == "contract":
+                for position, axis in use.slots:
+                    operand = nodes[use.node].operands[position]
+                    if operand is not None and operand[0] == "@":
+                        found.setdefault((operand[1:], axis), []).append(use)
+        direct = {name[1:] for name in self.graph.outputs if name[0] == "@"}
+        return {
+            key: frozenset.intersection(*(frozenset(atoms(u.layout)) for u in uses))
+            for key, uses in found.items()
+            if key[0] not in direct and len(uses) >= len(self.graph.users[f"@{key[0]}"])
+        }
 
     @cached_property
     def uses_of(self) -> Mapping[Atom, list[Use]]:
@@ -394,12 +419,5 @@ def analyse(graph: Graph) -> Analysis:
         for layout in analysis.shape(leaf.name):
             freeze(layout, "graph output")
     return analysis
-
-
-def _space_name(member: Member) -> str:
-    owner, _, last = member.param.rpartition(".")
-    base = owner if last == "weight" and owner else member.param
-    return base if member.axis == 0 and member.whole else f"{base}:{member.axis}"
-
 
 __all__ = ["Analysis", "Member", "Site", "Space", "Use", "analyse", "concat", "show_layout"]

@@ -7,8 +7,7 @@ a pass, and no walker knows an op.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from netir.dims import Dim, product, same
-from netir.errors import NetirError, expect
+from netir.errors import expect
 from netir.ir import TensorType
+from netir.layouts import size_of
 
 if TYPE_CHECKING:
     from netir.layouts import Layout
@@ -41,6 +41,16 @@ class AtenCall:
     options: dict[str, Any]
     results: tuple[TensorType, ...]
 
+    @property
+    def base(self) -> str:
+        """The operator's name without overload, and without the mark of a write in place."""
+        return self.target.partition(".")[0].rstrip("_")
+
+    def axis(self, name: str = "dim", default: int = 0) -> int:
+        """Take the option that names an axis of the first operand, counted from its front."""
+        dim: int = self.options.pop(name, default)
+        return dim % max(self.types[0].rank, 1)
+
 
 @dataclass(frozen=True)
 class Op:
@@ -48,14 +58,16 @@ class Op:
 
     name: ClassVar[str]
     aten: ClassVar[tuple[str, ...]] = ()
-    """Torch operators that it stands for, as `add.Tensor`; see `from_aten`."""
+    """Torch operators that it stands for, as `add.Tensor`, which includes `add_.Tensor`."""
     letters: ClassVar[Mapping[str, str]] = {}
     """Letters of the axis rule whose size is an attribute, which follows when they change."""
     fills: ClassVar[Mapping[int, float]] = {}
     """What new entries of an operand start with, where that is not 0."""
-
     placed: ClassVar[bool] = False
     """Whether it makes a tensor out of numbers, and `to_torch` must be told `device`."""
+
+    modal: ClassVar[bool] = False
+    """Whether `to_torch` may be told `training`; without it, it means eval mode."""
 
     @property
     def axes(self) -> str:
@@ -76,6 +88,25 @@ class Op:
                     site.freeze(layout, why)
         return [site.extents(i) for i in range(len(site.node.types))]
 
+    def along(self, site: Site, dims: Iterable[int], why: str) -> list[tuple[Layout, ...]]:
+        """Freeze the axes `dims` of the first operand; every result carries the others.
+
+        A result of lower rank is without `dims`; where one changes in size, it is an extent.
+        """
+        shape, gone = site.shape(0), set(dims)
+        for dim in gone:
+            site.freeze(shape[dim], why)
+        found = []
+        for kind in site.node.types:
+            if kind.rank < len(shape):
+                found.append(tuple(s for i, s in enumerate(shape) if i not in gone))
+                continue
+            found.append(tuple(
+                layout if axis not in gone or same(size, size_of(layout)) else site.extent(size)
+                for axis, (layout, size) in enumerate(zip(shape, kind.shape, strict=True))
+            ))  # fmt: skip
+        return found
+
     def linear(self) -> bool:
         """Whether it commutes with any linear map on an axis that it carries."""
         return False
@@ -95,6 +126,10 @@ class Op:
     def to_module(self) -> nn.Module | None:
         """A module that does it, for an op that behaves differently in train mode."""
         return None
+
+    def left_open(self, *operands: Any) -> Op:
+        """The op with sizes that torch finds by itself left to it, as -1."""
+        return self
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
@@ -152,14 +187,12 @@ def per_axis(value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
 __all__ = [
     "AtenCall",
     "Dim",
-    "NetirError",
     "Op",
     "Tensor",
     "TensorType",
     "Types",
     "broadcast",
     "expect",
-    "math",
     "per_axis",
     "product",
     "promote",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 
 from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, expect, per_axis, product
@@ -40,7 +39,7 @@ class Conv(Op):
         return site.apply(self.axes, self.letters if self.groups > 1 else {})
 
     def linear(self) -> bool:
-        return True
+        return self.groups == 1
 
     def infer(
         self, x: TensorType, weight: TensorType, bias: TensorType | None = None
@@ -77,6 +76,8 @@ class Conv(Op):
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
+        if not isinstance(call.options.get("groups", 1), int):
+            return None
         return cls(rank=int(call.target[4]), **call.options)
 
 
@@ -104,7 +105,7 @@ class ConvTranspose(Op):
         return site.apply(self.axes, self.letters if self.groups > 1 else {})
 
     def linear(self) -> bool:
-        return True
+        return self.groups == 1
 
     def infer(
         self, x: TensorType, weight: TensorType, bias: TensorType | None = None
@@ -135,7 +136,7 @@ class ConvTranspose(Op):
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
+        if not isinstance(call.options.get("groups", 1), int):
+            return None
         return cls(rank=int(call.target[14]), **call.options)
 
-
-__all__ = ["Conv", "ConvTranspose", "torch"]

@@ -13,13 +13,14 @@ from netir.ops.base import AtenCall, Op, Tensor, TensorType
 
 @dataclass(frozen=True)
 class Full(Op):
-    """One number everywhere."""
+    """One number everywhere; 0 where the model leaves memory as it is."""
 
     name = "full"
     placed = True
     aten = ("full.default", "zeros.default", "ones.default", "new_zeros.default",
             "new_ones.default", "new_full.default", "zeros_like.default", "ones_like.default",
-            "full_like.default")  # fmt: skip
+            "full_like.default", "scalar_tensor.default", "empty.memory_format",
+            "new_empty.default", "empty_like.default")  # fmt: skip
     shape: tuple[Dim, ...] = ()
     value: int | float | bool = 0
     dtype: torch.dtype = torch.float32
@@ -43,8 +44,9 @@ class Full(Op):
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         call.operands.clear()
-        base = call.target.split(".")[0].removeprefix("new_").removesuffix("_like")
-        value = {"zeros": 0, "ones": 1}.get(base, call.options.get("fill_value", 0))
+        base = call.base.removeprefix("new_").removesuffix("_like")
+        given = call.options.get("fill_value", call.options.get("s", 0))
+        value = {"zeros": 0, "ones": 1}.get(base, given)
         return cls(call.results[0].shape, value, call.results[0].dtype)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from netir.ops.base import AtenCall, Op, Tensor, TensorType, expect, promote
 
@@ -20,14 +19,17 @@ class BatchNorm(Op):
     """
 
     name = "batch_norm"
+    modal = True
     aten = ("batch_norm.default",)
     fills = {1: 1.0, 4: 1.0}
     momentum: float = 0.1
     eps: float = 1e-5
 
-    @property
-    def axes(self) -> str:
-        return "n c ..., c, c, c, c -> n c ..."
+    def layouts(self, site: Any) -> Any:
+        operands = site.node.operands
+        steady = len(operands) > 3 and operands[3] is not None
+        rest = "..." if steady else "_*"  # the batch's own statistics mix positions
+        return site.apply(f"n c {rest}, c, c, c, c -> n c {rest}")
 
     def infer(self, x: TensorType, *vectors: TensorType | None) -> TensorType:
         for vector in vectors:
@@ -43,13 +45,14 @@ class BatchNorm(Op):
         variance: Tensor | None = None,
         training: bool = False,
     ) -> Tensor:
-        training = training or mean is None
+        training = True if mean is None else training
         return F.batch_norm(x, mean, variance, weight, bias, training, self.momentum, self.eps)
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         call.options.pop("cudnn_enabled", None)
-        if call.options.pop("training", False) and call.operands[3] is not None:
+        running = len(call.operands) > 3 and call.operands[3:4] not in ([], [None])
+        if call.options.pop("training", False) and running:
             return None
         return cls(**call.options)
 
@@ -67,7 +70,7 @@ class InstanceNorm(Op):
 
     @property
     def axes(self) -> str:
-        return "n c ..., c, c, c, c -> n c ..."
+        return "n c _*, c, c, c, c -> n c _*"
 
     def infer(self, x: TensorType, *vectors: TensorType | None) -> TensorType:
         return x
@@ -160,7 +163,7 @@ class GroupNorm(Op):
 
     @property
     def axes(self) -> str:
-        return "n (g c!) ..., (g c), (g c) -> n (g c) ..."
+        return "n (g c!) _*, (g c), (g c) -> n (g c) _*"
 
     def infer(self, x: TensorType, *vectors: TensorType | None) -> TensorType:
         channels = x.shape[1]
@@ -183,17 +186,18 @@ class GroupNorm(Op):
 
 @dataclass(frozen=True)
 class WeightNorm(Op):
-    """`g * v / |v|`, the norm over every axis but `dim`."""
+    """`g * v / |v|`, the norm over every axis but `dim`; over all axes if it is -1."""
 
     name = "weight_norm"
     aten = ("_weight_norm.default",)
+    fills = {0: 1.0}
     dim: int = 0
 
     def layouts(self, site: Any) -> Any:
-        shape, scale = site.shape(0), site.shape(1)
+        shape = site.shape(0)
         for axis, layout in enumerate(shape):
-            if axis == self.dim % len(shape):
-                site.unify(layout, scale[axis])
+            if axis == self.dim:
+                site.unify(layout, site.shape(1)[axis])
             else:
                 site.use("norm", layout, (0, axis))
         return [shape]
@@ -204,13 +208,3 @@ class WeightNorm(Op):
     def to_torch(self, v: Tensor, g: Tensor) -> Tensor:
         return torch._weight_norm(v, g, self.dim)
 
-
-__all__ = [
-    "BatchNorm",
-    "GroupNorm",
-    "InstanceNorm",
-    "LayerNorm",
-    "RmsNorm",
-    "WeightNorm",
-    "nn",
-]

@@ -1,4 +1,4 @@
-"""Elementwise ops: activations, arithmetic with broadcasting, comparisons, dropout."""
+"""Elementwise ops: functions of one operand, arithmetic with broadcasting, comparisons."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, broadcast, promote
 
@@ -46,7 +45,7 @@ def _unary(name: str, function: Callable[..., Any], aten: str, **rest: Any) -> t
     def to_torch(self: Pointwise, x: Tensor) -> Tensor:
         return function(x)  # type: ignore[no-any-return]
 
-    targets = tuple(f"{base}{end}.default" for base in aten.split() for end in ("", "_"))
+    targets = tuple(f"{base}.default" for base in aten.split())
     title = "".join(part.capitalize() for part in name.split("_"))
     body = {"__doc__": f"Elementwise {name}.", "__module__": __name__, "name": name,
             "aten": targets, "to_torch": to_torch, **rest}  # fmt: skip
@@ -76,130 +75,45 @@ Sqrt = _unary("sqrt", torch.sqrt, "sqrt", floats=True)
 Rsqrt = _unary("rsqrt", torch.rsqrt, "rsqrt", floats=True)
 Reciprocal = _unary("reciprocal", torch.reciprocal, "reciprocal", floats=True)
 Erf = _unary("erf", torch.erf, "erf", floats=True)
+Erfc = _unary("erfc", torch.erfc, "erfc", floats=True)
+Erfinv = _unary("erfinv", torch.erfinv, "erfinv", floats=True)
+Exp2 = _unary("exp2", torch.exp2, "exp2", floats=True)
+Log10 = _unary("log10", torch.log10, "log10", floats=True)
 Sin = _unary("sin", torch.sin, "sin", floats=True)
 Cos = _unary("cos", torch.cos, "cos", floats=True)
-Abs = _unary("abs", torch.abs, "abs")
+Tan = _unary("tan", torch.tan, "tan", floats=True)
+Asin = _unary("asin", torch.asin, "asin arcsin", floats=True)
+Acos = _unary("acos", torch.acos, "acos arccos", floats=True)
+Atan = _unary("atan", torch.atan, "atan arctan", floats=True)
+Sinh = _unary("sinh", torch.sinh, "sinh", floats=True)
+Cosh = _unary("cosh", torch.cosh, "cosh", floats=True)
+Asinh = _unary("asinh", torch.asinh, "asinh arcsinh", floats=True)
+Acosh = _unary("acosh", torch.acosh, "acosh arccosh", floats=True)
+Atanh = _unary("atanh", torch.atanh, "atanh arctanh", floats=True)
+Lgamma = _unary("lgamma", torch.lgamma, "lgamma special_gammaln", floats=True)
+Digamma = _unary("digamma", torch.digamma, "digamma special_digamma", floats=True)
+Sinc = _unary("sinc", torch.sinc, "sinc special_sinc", floats=True)
+I0 = _unary("i0", torch.i0, "i0", floats=True)
+I0e = _unary("i0e", torch.special.i0e, "special_i0e", floats=True)
+Entr = _unary("entr", torch.special.entr, "special_entr", floats=True)
+Abs = _unary("abs", torch.abs, "abs absolute")
 Sign = _unary("sign", torch.sign, "sign")
 Square = _unary("square", torch.square, "square")
 Floor = _unary("floor", torch.floor, "floor")
 Ceil = _unary("ceil", torch.ceil, "ceil")
 Round = _unary("round", torch.round, "round")
-Neg = _unary("neg", torch.neg, "neg", linear=_yes)
-Identity = _unary("identity", lambda x: x, "alias contiguous clone detach lift_fresh_copy",
+Trunc = _unary("trunc", torch.trunc, "trunc fix")
+Frac = _unary("frac", torch.frac, "frac")
+Neg = _unary("neg", torch.neg, "neg negative", linear=_yes)
+Identity = _unary("identity", lambda x: x, "alias clone lift_fresh_copy lift_fresh positive",
                   linear=_yes)  # fmt: skip
+Contiguous = _unary("contiguous", lambda x: x.contiguous(), "contiguous", linear=_yes)
+Detach = _unary("detach", lambda x: x.detach(), "detach", linear=_yes)
 LogicalNot = _unary("logical_not", torch.logical_not, "logical_not", compares=True)
 BitwiseNot = _unary("bitwise_not", torch.bitwise_not, "bitwise_not")
 IsNan = _unary("isnan", torch.isnan, "isnan", compares=True)
-
-
-@dataclass(frozen=True)
-class Gelu(Pointwise):
-    """The Gaussian error linear unit, exact or by tanh."""
-
-    name = "gelu"
-    aten = ("gelu.default", "gelu_.default")
-    approximate: str = "none"
-
-    def to_torch(self, x: Tensor) -> Tensor:
-        return F.gelu(x, approximate=self.approximate)
-
-
-@dataclass(frozen=True)
-class LeakyRelu(Pointwise):
-    """ReLU with a slope for negative values."""
-
-    name = "leaky_relu"
-    aten = ("leaky_relu.default", "leaky_relu_.default")
-    negative_slope: Number = 0.01
-
-    def to_torch(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(x, self.negative_slope)
-
-
-@dataclass(frozen=True)
-class Elu(Pointwise):
-    """The exponential linear unit, with scales for output and input."""
-
-    name = "elu"
-    aten = ("elu.default", "elu_.default")
-    alpha: Number = 1.0
-    scale: Number = 1
-    input_scale: Number = 1
-
-    def to_torch(self, x: Tensor) -> Tensor:
-        if self.scale == 1 and self.input_scale == 1:
-            return F.elu(x, self.alpha)
-        return torch.ops.aten.elu.default(x, self.alpha, self.scale, self.input_scale)
-
-
-@dataclass(frozen=True)
-class Celu(Pointwise):
-    """The continuously differentiable exponential linear unit."""
-
-    name = "celu"
-    aten = ("celu.default", "celu_.default")
-    alpha: Number = 1.0
-
-    def to_torch(self, x: Tensor) -> Tensor:
-        return F.celu(x, self.alpha)
-
-
-@dataclass(frozen=True)
-class Hardtanh(Pointwise):
-    """Clip to a range; ReLU6 is this from 0 to 6."""
-
-    name = "hardtanh"
-    aten = ("hardtanh.default", "hardtanh_.default")
-    min_val: Number = -1
-    max_val: Number = 1
-
-    def to_torch(self, x: Tensor) -> Tensor:
-        return F.hardtanh(x, self.min_val, self.max_val)
-
-
-@dataclass(frozen=True)
-class Softplus(Pointwise):
-    """A smooth ReLU."""
-
-    name = "softplus"
-    aten = ("softplus.default",)
-    beta: Number = 1
-    threshold: Number = 20
-
-    def to_torch(self, x: Tensor) -> Tensor:
-        return F.softplus(x, self.beta, self.threshold)
-
-
-@dataclass(frozen=True)
-class Clamp(Pointwise):
-    """Clip to a range of which one end may be open."""
-
-    name = "clamp"
-    aten = ("clamp.default", "clamp_.default", "clamp_min.default", "clamp_max.default")
-    min: Number | None = None
-    max: Number | None = None
-
-    def to_torch(self, x: Tensor) -> Tensor:
-        return torch.clamp(x, min=self.min, max=self.max)
-
-
-@dataclass(frozen=True)
-class Prelu(Op):
-    """ReLU with a learned slope for negative values, one or one for each channel."""
-
-    name = "prelu"
-    aten = ("prelu.default",)
-    fills = {1: 0.25}
-
-    def layouts(self, site: Any) -> Any:
-        shared = not site.shape(1)[0]
-        return site.apply("..., _ -> ..." if shared else "n c ..., c -> n c ...")
-
-    def infer(self, x: TensorType, weight: TensorType) -> TensorType:
-        return x
-
-    def to_torch(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.prelu(x, weight)
+IsInf = _unary("isinf", torch.isinf, "isinf", compares=True)
+IsFinite = _unary("isfinite", torch.isfinite, "isfinite", compares=True)
 
 
 @dataclass(frozen=True)
@@ -227,7 +141,7 @@ class Add(Arithmetic):
     """`x + alpha * y`."""
 
     name = "add"
-    aten = ("add.Tensor", "add_.Tensor", "add.Scalar", "add_.Scalar")
+    aten = ("add.Tensor", "add.Scalar")
     alpha: Number = 1
 
     def linear(self) -> bool:
@@ -244,7 +158,7 @@ class Sub(Arithmetic):
     """`x - alpha * y`."""
 
     name = "sub"
-    aten = ("sub.Tensor", "sub_.Tensor", "sub.Scalar", "sub_.Scalar")
+    aten = ("sub.Tensor", "sub.Scalar", "subtract.Tensor", "subtract.Scalar")
     alpha: Number = 1
 
     def linear(self) -> bool:
@@ -258,10 +172,10 @@ class Sub(Arithmetic):
 
 @dataclass(frozen=True)
 class Rsub(Arithmetic):
-    """`other - alpha * x`."""
+    """`y - alpha * x`."""
 
     name = "rsub"
-    aten = ("rsub.Scalar",)
+    aten = ("rsub.Scalar", "rsub.Tensor")
     alpha: Number = 1
 
     def to_torch(self, x: Tensor, *rest: Tensor) -> Tensor:
@@ -275,7 +189,7 @@ class Mul(Arithmetic):
     """`x * y`."""
 
     name = "mul"
-    aten = ("mul.Tensor", "mul_.Tensor", "mul.Scalar", "mul_.Scalar")
+    aten = ("mul.Tensor", "mul.Scalar", "multiply.Tensor", "multiply.Scalar")
 
     def linear(self) -> bool:
         return self.other is not None
@@ -289,8 +203,10 @@ class Div(Arithmetic):
     """`x / y`, or rounded down (`floor`) or towards zero (`trunc`)."""
 
     name = "div"
-    aten = ("div.Tensor", "div_.Tensor", "div.Scalar", "div_.Scalar", "div.Tensor_mode",
-            "div.Scalar_mode", "floor_divide.default")  # fmt: skip
+    aten = ("div.Tensor", "div.Scalar", "div.Tensor_mode",
+            "div.Scalar_mode", "floor_divide.default", "floor_divide.Scalar", "divide.Tensor", "divide.Scalar",
+            "divide.Tensor_mode", "true_divide.Tensor", "true_divide.Scalar")  # fmt: skip
+    fills = {1: 1.0}
     rounding_mode: str | None = None
 
     def linear(self) -> bool:
@@ -309,7 +225,7 @@ class Div(Arithmetic):
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
-        if call.target.startswith("floor_divide"):
+        if call.base == "floor_divide":
             call.options["rounding_mode"] = "floor"
         return cls(**call.options)
 
@@ -328,31 +244,40 @@ def _binary(
     return dataclass(frozen=True)(type(title, (Arithmetic,), body))
 
 
-Pow = _binary("pow", torch.pow, "pow.Tensor_Tensor pow.Tensor_Scalar pow.Scalar pow_.Scalar",
+Pow = _binary("pow", torch.pow, "pow.Tensor_Tensor pow.Tensor_Scalar pow.Scalar",
               "`x ** y`.", from_aten=classmethod(lambda cls, call: _exponent(cls, call)))
 Rpow = _binary("rpow", lambda x, y: torch.pow(y, x), "", "`other ** x`.")
 Remainder = _binary("remainder", torch.remainder, "remainder.Tensor remainder.Scalar", "`x % y`.")
 Fmod = _binary("fmod", torch.fmod, "fmod.Tensor fmod.Scalar", "The remainder with `x`'s sign.")
 Minimum = _binary("minimum", torch.minimum, "minimum.default min.other", "The smaller of two.")
 Maximum = _binary("maximum", torch.maximum, "maximum.default max.other", "The larger of two.")
-Atan2 = _binary("atan2", torch.atan2, "atan2.default", "The angle of `(y, x)`.", floats=True)
+Atan2 = _binary("atan2", torch.atan2, "atan2.default arctan2.default", "The angle of `(y, x)`.",
+                floats=True)  # fmt: skip
+Hypot = _binary("hypot", torch.hypot, "hypot.default", "`sqrt(x² + y²)`.")
+Logaddexp = _binary("logaddexp", torch.logaddexp, "logaddexp.default", "`log(exp(x) + exp(y))`.")
+Copysign = _binary("copysign", torch.copysign, "copysign.Tensor copysign.Scalar",
+                   "`x` with the sign of `y`.", floats=True)  # fmt: skip
+Heaviside = _binary("heaviside", torch.heaviside, "heaviside.default",
+                    "0 below zero, 1 above, `y` at zero.")  # fmt: skip
 Eq = _binary("eq", torch.eq, "eq.Tensor eq.Scalar", "`x == y`.", compares=True)
-Ne = _binary("ne", torch.ne, "ne.Tensor ne.Scalar", "`x != y`.", compares=True)
-Lt = _binary("lt", torch.lt, "lt.Tensor lt.Scalar", "`x < y`.", compares=True)
-Le = _binary("le", torch.le, "le.Tensor le.Scalar", "`x <= y`.", compares=True)
-Gt = _binary("gt", torch.gt, "gt.Tensor gt.Scalar", "`x > y`.", compares=True)
-Ge = _binary("ge", torch.ge, "ge.Tensor ge.Scalar", "`x >= y`.", compares=True)
+Ne = _binary("ne", torch.ne, "ne.Tensor ne.Scalar not_equal.Tensor not_equal.Scalar", "`x != y`.", compares=True)
+Lt = _binary("lt", torch.lt, "lt.Tensor lt.Scalar less.Tensor less.Scalar", "`x < y`.", compares=True)
+Le = _binary("le", torch.le, "le.Tensor le.Scalar less_equal.Tensor less_equal.Scalar", "`x <= y`.", compares=True)
+Gt = _binary("gt", torch.gt, "gt.Tensor gt.Scalar greater.Tensor greater.Scalar", "`x > y`.", compares=True)
+Ge = _binary("ge", torch.ge, "ge.Tensor ge.Scalar greater_equal.Tensor greater_equal.Scalar", "`x >= y`.", compares=True)
 And = _binary("and", torch.bitwise_and,
               "__and__.Tensor __and__.Scalar bitwise_and.Tensor bitwise_and.Scalar",
               "Bitwise and.")  # fmt: skip
 Or = _binary("or", torch.bitwise_or,
              "__or__.Tensor __or__.Scalar bitwise_or.Tensor bitwise_or.Scalar",
              "Bitwise or.")  # fmt: skip
-Xor = _binary("xor", torch.bitwise_xor, "__xor__.Tensor bitwise_xor.Tensor", "Bitwise xor.")
+Xor = _binary("xor", torch.bitwise_xor, "__xor__.Tensor __xor__.Scalar bitwise_xor.Tensor bitwise_xor.Scalar", "Bitwise xor.")
 LogicalAnd = _binary("logical_and", torch.logical_and, "logical_and.default", "Both.",
                      compares=True)  # fmt: skip
 LogicalOr = _binary("logical_or", torch.logical_or, "logical_or.default", "Either.",
                     compares=True)  # fmt: skip
+LogicalXor = _binary("logical_xor", torch.logical_xor, "logical_xor.default", "Either, not both.",
+                     compares=True)  # fmt: skip
 
 
 def _exponent(cls: type[Arithmetic], call: AtenCall) -> Op | None:
@@ -392,7 +317,7 @@ class MaskedFill(Pointwise):
     """`x` with `value` put where a mask holds."""
 
     name = "masked_fill"
-    aten = ("masked_fill.Scalar", "masked_fill_.Scalar", "masked_fill.Tensor")
+    aten = ("masked_fill.Scalar", "masked_fill.Tensor")
     value: Number = 0
 
     def infer(self, x: TensorType, mask: TensorType, *_: TensorType) -> TensorType:
@@ -400,6 +325,60 @@ class MaskedFill(Pointwise):
 
     def to_torch(self, x: Tensor, mask: Tensor, *rest: Tensor) -> Tensor:
         return torch.masked_fill(x, mask, rest[0] if rest else self.value)
+
+
+@dataclass(frozen=True)
+class Lerp(Pointwise):
+    """`x + weight * (y - x)`; the weight may be an operand."""
+
+    name = "lerp"
+    aten = ("lerp.Scalar", "lerp.Tensor")
+    weight: Number | None = None
+
+    def linear(self) -> bool:
+        return self.weight is not None
+
+    def to_torch(self, x: Tensor, y: Tensor, *rest: Tensor) -> Tensor:
+        return torch.lerp(x, y, rest[0] if rest else self.weight)
+
+
+@dataclass(frozen=True)
+class Addcmul(Pointwise):
+    """`x + value * y * z`."""
+
+    name = "addcmul"
+    aten = ("addcmul.default",)
+    value: Number = 1
+
+    def to_torch(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        return torch.addcmul(x, y, z, value=self.value)
+
+
+@dataclass(frozen=True)
+class Addcdiv(Pointwise):
+    """`x + value * y / z`."""
+
+    name = "addcdiv"
+    aten = ("addcdiv.default",)
+    fills = {2: 1.0}
+    value: Number = 1
+
+    def to_torch(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        return torch.addcdiv(x, y, z, value=self.value)
+
+
+@dataclass(frozen=True)
+class NanToNum(Pointwise):
+    """Numbers in place of NaN and the infinities."""
+
+    name = "nan_to_num"
+    aten = ("nan_to_num.default",)
+    nan: float | None = None
+    posinf: float | None = None
+    neginf: float | None = None
+
+    def to_torch(self, x: Tensor) -> Tensor:
+        return torch.nan_to_num(x, self.nan, self.posinf, self.neginf)
 
 
 @dataclass(frozen=True)
@@ -412,7 +391,7 @@ class Cast(Pointwise):
     dtype: torch.dtype = torch.float32
 
     def linear(self) -> bool:
-        return True
+        return self.dtype.is_floating_point
 
     def infer(self, x: TensorType, *_: TensorType) -> TensorType:
         return TensorType(self.dtype, x.shape)
@@ -422,53 +401,11 @@ class Cast(Pointwise):
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
-        dtype = call.options.get("dtype")
         del call.operands[1:]
-        return Identity() if dtype is None else cls(dtype=dtype)
-
-
-@dataclass(frozen=True)
-class Dropout(Pointwise):
-    """Zero elements at random in train mode; nothing in eval mode."""
-
-    name = "dropout"
-    aten = ("dropout.default", "dropout_.default")
-    p: float = 0.5
-
-    def linear(self) -> bool:
-        return True
-
-    def to_torch(self, x: Tensor) -> Tensor:
-        return x
-
-    def to_module(self) -> nn.Module | None:
-        return nn.Dropout(self.p)
-
-    @classmethod
-    def from_aten(cls, call: AtenCall) -> Op | None:
-        return None if call.options.pop("train", False) else cls(**call.options)
-
-
-@dataclass(frozen=True)
-class FeatureDropout(Dropout):
-    """Zero whole channels at random in train mode; nothing in eval mode."""
-
-    name = "feature_dropout"
-    aten = ("feature_dropout.default", "feature_dropout_.default")
-
-    def to_module(self) -> nn.Module | None:
-        return nn.Dropout2d(self.p)
-
-
-@dataclass(frozen=True)
-class AlphaDropout(Dropout):
-    """Dropout that keeps mean and variance, in train mode; nothing in eval mode."""
-
-    name = "alpha_dropout"
-    aten = ("alpha_dropout.default", "alpha_dropout_.default")
-
-    def to_module(self) -> nn.Module | None:
-        return nn.AlphaDropout(self.p)
+        made = call.results[0].dtype
+        if "dtype" not in call.options and made == call.types[0].dtype:
+            return Identity()
+        return cls(dtype=made)
 
 
 def _integral(dtype: torch.dtype) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ class Reshape(Op):
 
     name = "reshape"
     aten = ("view.default", "reshape.default", "flatten.using_ints", "unflatten.int",
-            "_unsafe_view.default", "reshape_as.default", "view_as.default")  # fmt: skip
+            "_unsafe_view.default", "reshape_as.default", "view_as.default", "ravel.default")  # fmt: skip
     shape: tuple[Dim, ...] = ()
 
     def layouts(self, site: Any) -> Any:
@@ -40,6 +40,12 @@ class Reshape(Op):
         expect(divide(before, after) == 1, f"{x} has not the {after} elements of {self.shape}")
         return x.with_shape(self.shape)
 
+    def left_open(self, *operands: Any) -> Op:
+        named = [d for d in self.shape if not isinstance(d, int)]
+        if len(named) != 1 or 0 in self.shape:
+            return self
+        return Reshape(tuple(d if isinstance(d, int) else -1 for d in self.shape))
+
     def to_torch(self, x: Tensor) -> Tensor:
         return x.reshape(self.shape)
 
@@ -55,7 +61,8 @@ class Permute(Op):
 
     name = "permute"
     aten = ("permute.default", "transpose.int", "swapaxes.default", "t.default", "movedim.int",
-            "swapdims.default", "movedim.intlist", "numpy_T.default", "mT.default")  # fmt: skip
+            "swapdims.default", "movedim.intlist", "moveaxis.int", "moveaxis.intlist",
+            "numpy_T.default", "mT.default", "mH.default", "adjoint.default")  # fmt: skip
     dims: tuple[int, ...] = ()
 
     def layouts(self, site: Any) -> Any:
@@ -76,20 +83,29 @@ class Permute(Op):
     def from_aten(cls, call: AtenCall) -> Op | None:
         rank = call.types[0].rank
         order = list(range(rank))
-        base = call.target.split(".")[0]
-        if base == "permute":
-            order = [d % rank for d in call.options["dims"]]
-        elif base in ("transpose", "swapaxes", "swapdims"):
-            pairs = {"transpose": ("dim0", "dim1"), "swapaxes": ("axis0", "axis1")}
-            first, second = (call.options.get(k, 0) % rank for k in pairs.get(base, ("dim0", "dim1")))
-            order[first], order[second] = order[second], order[first]
-        elif base in ("t", "numpy_T"):
-            order.reverse()
-        elif base == "mT":
-            order[-2:] = order[:-3:-1]
-        else:
-            return _moved(rank, call.options)
+        match call.base:
+            case "permute":
+                order = [d % rank for d in call.options["dims"]]
+            case "transpose" | "swapdims":
+                _swap(order, call.options["dim0"], call.options["dim1"])
+            case "swapaxes":
+                _swap(order, call.options["axis0"], call.options["axis1"])
+            case "t" | "numpy_T":
+                order.reverse()
+            case "mT":
+                _swap(order, -2, -1)
+            case "mH" | "adjoint":
+                if call.types[0].dtype.is_complex:
+                    return None
+                _swap(order, -2, -1)
+            case _:
+                return _moved(rank, call.options)
         return cls(tuple(order))
+
+
+def _swap(order: list[int], first: int, second: int) -> None:
+    if order:
+        order[first], order[second] = order[second], order[first]
 
 
 def _moved(rank: int, options: dict[str, Any]) -> Op:
@@ -108,7 +124,7 @@ class Unsqueeze(Op):
     """A new axis of size 1 at `dim`."""
 
     name = "unsqueeze"
-    aten = ("unsqueeze.default", "unsqueeze_.default")
+    aten = ("unsqueeze.default",)
     dim: int = 0
 
     def layouts(self, site: Any) -> Any:
@@ -134,7 +150,7 @@ class Squeeze(Op):
     """Without the axes `dims`, which have size 1."""
 
     name = "squeeze"
-    aten = ("squeeze.dim", "squeeze.dims", "squeeze.default", "squeeze_.dim")
+    aten = ("squeeze.dim", "squeeze.dims", "squeeze.default")
     dims: tuple[int, ...] = ()
 
     def layouts(self, site: Any) -> Any:
@@ -155,166 +171,8 @@ class Squeeze(Op):
         rank = call.types[0].rank
         dims = call.options.get("dim", tuple(range(rank)))
         dims = (dims,) if isinstance(dims, int) else dims
-        return cls(tuple(sorted(d % rank for d in dims if call.types[0].shape[d] == 1)))
-
-
-@dataclass(frozen=True)
-class Expand(Op):
-    """Repeat axes of size 1 without copying."""
-
-    name = "expand"
-    aten = ("expand.default", "expand_as.default", "broadcast_to.default")
-    shape: tuple[Dim, ...] = ()
-
-    def layouts(self, site: Any) -> Any:
-        shape, sizes = site.shape(0), site.node.types[0].shape
-        lead = len(sizes) - len(shape)
-        found = [site.fresh(s) if isinstance(s, int) else site.extent(s) for s in sizes[:lead]]
-        for layout, size in zip(shape, sizes[lead:], strict=True):
-            grown = () if size == 1 else (
-                site.fresh(size) if isinstance(size, int) else site.extent(size)
-            )
-            found.append(layout or grown)
-        site.derive("shape", tuple(found))
-        return [tuple(found)]
-
-    def linear(self) -> bool:
-        return True
-
-    def infer(self, x: TensorType) -> TensorType:
-        tail = self.shape[len(self.shape) - len(x.shape) :]
-        fits = all(a in (1, b) for a, b in zip(x.shape, tail, strict=True))
-        expect(fits, f"{x} does not expand to {self.shape}")
-        return x.with_shape(self.shape)
-
-    def to_torch(self, x: Tensor) -> Tensor:
-        return x.expand(self.shape)
-
-    @classmethod
-    def from_aten(cls, call: AtenCall) -> Op | None:
-        del call.operands[1:]
-        return cls(call.results[0].shape)
-
-
-@dataclass(frozen=True)
-class Cat(Op):
-    """Operands laid end to end along `dim`."""
-
-    name = "cat"
-    aten = ("cat.default", "concat.default", "concatenate.default")
-    dim: int = 0
-
-    def layouts(self, site: Any) -> Any:
-        shapes = [site.shape(i) for i in range(len(site.node.operands))]
-        shapes = [s for s in shapes if len(s) == len(site.node.types[0].shape)]
-        out = list(shapes[0])
-        for shape in shapes[1:]:
-            for axis, layout in enumerate(shape):
-                if axis != self.dim:
-                    site.unify(out[axis], layout)
-        sizes = [size_of(shape[self.dim]) for shape in shapes]
-        whole = all(isinstance(s, int) for s in sizes)
-        if whole:
-            out[self.dim] = concat(shape[self.dim] for shape in shapes)
-        else:
-            out[self.dim] = site.extent(site.node.types[0].shape[self.dim])
-            for shape in shapes:
-                site.freeze(shape[self.dim], "laid beside an axis of open size")
-        return [tuple(out)]
-
-    def linear(self) -> bool:
-        return True
-
-    def infer(self, *operands: TensorType) -> TensorType:
-        first = max(operands, key=lambda o: len(o.shape))
-        full = [o for o in operands if len(o.shape) == len(first.shape)]
-        total: Dim = 0
-        for operand in full:
-            for axis, (a, b) in enumerate(zip(first.shape, operand.shape, strict=True)):
-                expect(axis == self.dim or a == b, f"{first} and {operand} differ on axis {axis}")
-            total = operand.shape[self.dim] + total
-        shape = (*first.shape[: self.dim], total, *first.shape[self.dim + 1 :])
-        return TensorType(promote(*operands), shape)
-
-    def to_torch(self, *operands: Tensor) -> Tensor:
-        return torch.cat(operands, self.dim)
-
-    @classmethod
-    def from_aten(cls, call: AtenCall) -> Op | None:
-        return cls(call.options.get("dim", 0) % max(t.rank for t in call.types))
-
-
-@dataclass(frozen=True)
-class Stack(Op):
-    """Operands side by side along a new axis `dim`."""
-
-    name = "stack"
-    aten = ("stack.default",)
-    dim: int = 0
-
-    def layouts(self, site: Any) -> Any:
-        shapes = [site.shape(i) for i in range(len(site.node.operands))]
-        for shape in shapes[1:]:
-            for a, b in zip(shapes[0], shape, strict=True):
-                site.unify(a, b)
-        out = list(shapes[0])
-        out.insert(self.dim, site.extent(len(shapes)))
-        return [tuple(out)]
-
-    def linear(self) -> bool:
-        return True
-
-    def infer(self, *operands: TensorType) -> TensorType:
-        expect(len({o.shape for o in operands}) == 1, "operands differ in shape")
-        shape = list(operands[0].shape)
-        shape.insert(self.dim, len(operands))
-        return TensorType(promote(*operands), tuple(shape))
-
-    def to_torch(self, *operands: Tensor) -> Tensor:
-        return torch.stack(operands, self.dim)
-
-    @classmethod
-    def from_aten(cls, call: AtenCall) -> Op | None:
-        return cls(call.options.get("dim", 0) % (call.types[0].rank + 1))
-
-
-@dataclass(frozen=True)
-class Split(Op):
-    """Pieces of the given sizes, in order, along `dim`."""
-
-    name = "split"
-    aten = ("split_with_sizes.default", "split.Tensor", "chunk.default", "split.sizes",
-            "tensor_split.sections")  # fmt: skip
-    sizes: tuple[Dim, ...] = ()
-    dim: int = 0
-
-    def layouts(self, site: Any) -> Any:
-        shape = site.shape(0)
-        pieces = cut_all(shape[self.dim], self.sizes)
-        if pieces is None:
-            site.freeze(shape[self.dim], f"cannot be cut into {self.sizes}")
-            pieces = [site.extent(s) for s in self.sizes]
-        site.derive("sizes", tuple(pieces))
-        return [(*shape[: self.dim], piece, *shape[self.dim + 1 :]) for piece in pieces]
-
-    def linear(self) -> bool:
-        return True
-
-    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
-        total: Dim = 0
-        for size in self.sizes:
-            total = size + total
-        expect(total == x.shape[self.dim], f"{self.sizes} do not add up to axis {self.dim} of {x}")
-        before, after = x.shape[: self.dim], x.shape[self.dim + 1 :]
-        return tuple(x.with_shape((*before, size, *after)) for size in self.sizes)
-
-    def to_torch(self, x: Tensor) -> tuple[Tensor, ...]:
-        return torch.split(x, list(self.sizes), self.dim)
-
-    @classmethod
-    def from_aten(cls, call: AtenCall) -> Op | None:
-        dim = call.options.get("dim", 0) % call.types[0].rank
-        return cls(tuple(t.shape[dim] for t in call.results), dim)
+        shape = call.types[0].shape
+        return cls(tuple(sorted({d % rank for d in dims if rank and shape[d] == 1})))
 
 
 def cut_all(layout: Layout, sizes: tuple[Dim, ...]) -> list[Layout] | None:
@@ -339,7 +197,7 @@ class Slice(Op):
     """Every `step`-th index from `start` up to, not including, `end` along `dim`."""
 
     name = "slice"
-    aten = ("slice.Tensor",)
+    aten = ("slice.Tensor", "narrow.default")
     dim: int = 0
     start: Dim = 0
     end: Dim = 0
@@ -382,13 +240,18 @@ class Slice(Op):
         size = (self.end - self.start + self.step - 1) // self.step
         return x.with_shape((*x.shape[: self.dim], size, *x.shape[self.dim + 1 :]))
 
+    def left_open(self, *operands: Any) -> Op:
+        return replace(self, end=None) if self.end == operands[0].shape[self.dim] else self
+
     def to_torch(self, x: Tensor) -> Tensor:
+        if self.start == 0 and self.end is None and self.step == 1:
+            return x
         where = (slice(None),) * self.dim
         return x[(*where, slice(self.start, self.end, self.step if self.step > 1 else None))]
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
-        dim = call.options.get("dim", 0) % call.types[0].rank
+        dim = call.axis()
         step, size = call.options.get("step", 1), call.types[0].shape[dim]
         made = call.results[0].shape[dim]
         start = call.options.get("start") or 0
@@ -432,37 +295,6 @@ class Select(Op):
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         return cls(call.options["dim"] % call.types[0].rank, call.options["index"])
-
-
-@dataclass(frozen=True)
-class Unbind(Op):
-    """Every index along `dim` as a value of its own."""
-
-    name = "unbind"
-    aten = ("unbind.int",)
-    dim: int = 0
-
-    def layouts(self, site: Any) -> Any:
-        shape = site.shape(0)
-        site.freeze(shape[self.dim], "its indices become values of their own")
-        rest = (*shape[: self.dim], *shape[self.dim + 1 :])
-        return [rest] * len(site.node.types)
-
-    def linear(self) -> bool:
-        return True
-
-    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
-        size = x.shape[self.dim]
-        expect(isinstance(size, int), f"axis {self.dim} of {x} has an open size")
-        assert isinstance(size, int)
-        return (x.with_shape((*x.shape[: self.dim], *x.shape[self.dim + 1 :])),) * size
-
-    def to_torch(self, x: Tensor) -> tuple[Tensor, ...]:
-        return torch.unbind(x, self.dim)
-
-    @classmethod
-    def from_aten(cls, call: AtenCall) -> Op | None:
-        return cls(call.options.get("dim", 0) % call.types[0].rank)
 
 
 @dataclass(frozen=True)

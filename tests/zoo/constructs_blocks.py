@@ -123,7 +123,7 @@ class ConvNeXt(nn.Module):
 
 
 class SimpleGate(nn.Module):
-    """NAFNet: the two halves of one conv's channels are multiplied; residuals scaled per channel."""
+    """NAFNet: the two halves of one conv's channels are multiplied; scaled residuals."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,5 +1,7 @@
 """Convolutional constructs: kinds of convolution, and the ways in which their channels meet."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -262,14 +264,14 @@ class Transposed1d(nn.Module):
 
 
 class Kernels(nn.Module):
-    """Every kernel size from 1 to 7, 'same' padding, two oblong kernels, dilation, circular."""
+    """Kernel sizes 1 to 7, odd ones with 'same' padding; oblong kernels, dilation, circular."""
 
     def __init__(self) -> None:
         super().__init__()
         widths = (3, 4, 5, 6, 7, 8, 9, 10)
         self.convs = nn.ModuleList(
-            nn.Conv2d(read, made, kernel, padding="same")
-            for kernel, (read, made) in enumerate(zip(widths[:-1], widths[1:], strict=True), 1)
+            nn.Conv2d(read, made, kernel, padding="same" if kernel % 2 else kernel // 2)
+            for kernel, (read, made) in enumerate(pairwise(widths), 1)
         )
         self.wide = nn.Conv2d(10, 11, (1, 5), padding=(0, 2))
         self.tall = nn.Conv2d(11, 12, (5, 1), padding=(2, 0))
@@ -309,14 +311,14 @@ class DeepChain(nn.Module):
         widths = [4 + i % 3 for i in range(201)]
         self.stem = nn.Linear(3, widths[0])
         self.layers = nn.ModuleList(
-            nn.Linear(read, made) for read, made in zip(widths[:-1], widths[1:], strict=True)
+            nn.Linear(read, made) for read, made in pairwise(widths)
         )
         self.head = nn.Linear(widths[-1], 2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         for layer in self.layers:
-            x = torch.tanh(layer(x))
+            x = F.leaky_relu(layer(x), 0.7)
         return self.head(x)
 
 

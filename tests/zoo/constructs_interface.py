@@ -150,7 +150,8 @@ class MixedPrecision(nn.Module):
         self.head = nn.Linear(14, 4).double()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.relu(self.two(torch.relu(self.one(x)).bfloat16())).double())
+        x = torch.relu(self.one(x)).to(self.two.weight.dtype)
+        return self.head(torch.relu(self.two(x)).to(self.head.weight.dtype))
 
 
 class Dropouts(nn.Module):
@@ -215,7 +216,7 @@ class Contexts(nn.Module):
         with torch.no_grad():
             target = self.momentum(x)
         with torch.autocast("cpu", enabled=False):
-            y = torch.relu(self.one(x.float()))
+            y = torch.relu(self.one(x))
         y = checkpoint(self.two, y, use_reentrant=False)
         return self.head(torch.relu(y) + target) - y.detach().mean()
 

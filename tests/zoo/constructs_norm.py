@@ -1,6 +1,7 @@
 """Normalisation, reparametrised weights, reductions over channels, pointwise ops and pools."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ class Between(nn.Module):
         self.stem, self.middle, self.head = conv(3, wide, 3, padding=1), middle, conv(wide, 5, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(F.relu(self.middle(self.stem(x))))
+        return self.head(F.silu(self.middle(self.stem(x))))
 
 
 class OwnRmsNorm(nn.Module):
@@ -174,20 +175,21 @@ class ChannelSoftmax(nn.Module):
 
 
 class Pointwise(nn.Module):
-    """One function after each of a chain of linear layers, each over a space of its own."""
+    """A chain of linear layers, a function after each, over a space of its own."""
 
     def __init__(self, *functions: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.functions = functions
         widths = [5 + i for i in range(len(functions) + 1)]
         self.layers = nn.ModuleList(
-            nn.Linear(read, made) for read, made in zip(widths[:-1], widths[1:], strict=True)
+            nn.Linear(read, made) for read, made in pairwise(widths)
         )
         self.head = nn.Linear(widths[-1], 4)
 
     def forward(self, x: Tensor) -> Tensor:
         for function, layer in zip(self.functions, self.layers, strict=True):
-            x = function(layer(x))
+            x = layer(x)
+            x = function(x) + 0.1 * x
         return self.head(x)
 
 
@@ -251,7 +253,7 @@ class Guards(nn.Module):
         one, two = self.one(x), self.two(x)
         y = torch.where((one > 0) & (two <= self.limit), one, 0.1 * two)
         y = torch.maximum(y, -self.limit).clamp(-2, 3).masked_fill(two.abs() < 0.05, 0.2)
-        return self.head(torch.minimum(y.nan_to_num(), self.limit * 2) + torch.lerp(one, two, 0.3))
+        return self.head(torch.minimum(y.nan_to_num(), self.limit / 2) + torch.lerp(one, two, 0.3))
 
 
 def _normed_weights() -> nn.Module:
@@ -281,8 +283,9 @@ NORM = catalogue(
     weight_norm=recipe(lambda: Between(_normed_weights()), IMAGE),
     spectral_norm=recipe(
         lambda: Between(parametrizations.spectral_norm(nn.Conv2d(10, 10, 3, padding=1))), IMAGE),
-    orthogonal=recipe(
-        lambda: Between(parametrizations.orthogonal(nn.Conv2d(10, 10, 1))), IMAGE),
+    orthogonal=recipe(lambda: nn.Sequential(
+        nn.Linear(5, 10), parametrizations.orthogonal(nn.Linear(10, 10)), nn.SiLU(),
+        nn.Linear(10, 4)), TOKENS),
     standardised_conv=recipe(lambda: Between(StandardisedConv(10, 10, 3, padding=1)), IMAGE),
     reductions=recipe(Reductions, TOKENS),
     statistics=recipe(Statistics, TOKENS),
@@ -310,5 +313,6 @@ NORM = catalogue(
     pointwise_rounding=recipe(lambda: Pointwise(
         torch.sign, torch.floor, torch.round, torch.ceil, torch.trunc, torch.frac,
         lambda x: torch.remainder(x, 0.7), lambda x: torch.fmod(x, 0.6),
-        lambda x: (x > 0).to(x.dtype), lambda x: torch.heaviside(x, x * 0)), TOKENS),
+        lambda x: (x > 0).to(x.dtype), torch.sgn, lambda x: x.div(0.8, rounding_mode="floor")),
+        TOKENS),
 )

@@ -171,7 +171,7 @@ class IndexPut(nn.Module):
 
 
 class InPlace(nn.Module):
-    """In-place ops on fresh values: relu_, add_, mul_, clamp_, and a += on a shared name."""
+    """In-place ops on fresh values: relu_, add_, mul_, clamp_, sub_, and a += on a local name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,11 +180,12 @@ class InPlace(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.one(x), inplace=True)
         kept = x.clone()
-        y = self.two(x).relu_()
+        y = self.two(x)
         y += x
         y.mul_(0.7).clamp_(max=1.5).sub_(kept)
-        x.add_(y, alpha=0.3)
-        return self.head(x + y)
+        y.relu_()
+        kept.add_(y, alpha=0.3)
+        return self.head(x + kept)
 
 
 class StackUnbind(nn.Module):

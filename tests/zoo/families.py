@@ -192,7 +192,7 @@ TOKENS = catalogue(
     gemma=decoder("Gemma", head_dim=8),
     phi3=decoder("Phi3"),
     olmo2=decoder("Olmo2"),
-    mixtral=decoder("Mixtral", num_local_experts=4),
+    mixtral=decoder("Mixtral", num_local_experts=4, experts_implementation="batched_mm"),
     mamba=recipe(tiny("Mamba", "ForCausalLM", vocab_size=61, hidden_size=10, num_hidden_layers=2,
                       state_size=4, time_step_rank=3, use_cache=False), TEXT),
     t5_encoder=recipe(tiny("T5", "EncoderModel", vocab_size=61, d_model=24, d_kv=7, d_ff=40,

@@ -1,7 +1,7 @@
 """What a zoo entry is: a small network with random weights, and inputs that it accepts.
 
 Everything is deterministic by the sample's name. No parameter is left at zeros or ones, since a
-unit that equals its neighbour hides mistakes. Nothing here knows the compiler.
+unit that equals its neighbour hides mistakes (weights.py). Nothing here knows the compiler.
 """
 
 import inspect
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
+
+from tests.zoo.weights import calibrate, randomise
 
 Dynamic = Mapping[str, Mapping[int, str]]
 
@@ -37,7 +39,7 @@ class Sample:
         return self.model(*self.args, **self.kwargs)
 
     def in_float64(self) -> "Sample":
-        """The same sample with every floating tensor in float64 (the model is converted in place)."""
+        """The same sample with every floating tensor in float64; converts the model in place."""
 
         def convert(leaf: Any) -> Any:
             floating = isinstance(leaf, Tensor) and leaf.is_floating_point()
@@ -90,6 +92,8 @@ class Recipe:
             args, kwargs = pytree.tree_map(
                 lambda leaf: leaf() if callable(leaf) else leaf, (self.args, self.kwargs)
             )
+            calibrate(model, args, kwargs)
+        model.train().eval()  # drops what a model caches in eval mode (LeViT's biases)
         return Sample(self.name, model, args, kwargs, self.dynamic)
 
 
@@ -124,25 +128,3 @@ def flags(*shape: int) -> Callable[[], Tensor]:
         return drawn
 
     return make
-
-
-@torch.no_grad()
-def randomise(model: nn.Module) -> nn.Module:
-    """Give numbers to every parameter that was left constant, and to batch-norm statistics."""
-    for parameter in model.parameters():
-        if not parameter.is_floating_point() or parameter.numel() == 0:
-            continue
-        first = parameter.flatten()[0].item()
-        if parameter.eq(first).all():
-            fresh = torch.rand(parameter.shape) + 0.5
-            signed = 0.3 * torch.randn(parameter.shape)
-            parameter.copy_(signed if first == 0 else first * fresh)
-    for name, buffer in model.named_buffers():
-        match name.rpartition(".")[2]:
-            case "running_mean":
-                buffer.copy_(0.3 * torch.randn(buffer.shape))
-            case "running_var":
-                buffer.copy_(torch.rand(buffer.shape) + 0.5)
-            case "num_batches_tracked":
-                buffer.fill_(7)
-    return model

@@ -1,13 +1,10 @@
-"""More classics: ShuffleNetV2, GoogLeNet, U-Net and ViT-B/16, and the registry of all of them."""
+"""ShuffleNetV2, GoogLeNet, U-Net and ViT-B/16: torchvision's architecture and keys, our words."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from tests.zoo.classics import densenet121, mobilenet_v2, resnet, small, vgg11_bn
-from tests.zoo.sample import Dynamic, Sample, catalogue, floats, recipe
 
 
 class ShuffleUnit(nn.Module):
@@ -229,21 +226,3 @@ class VisionTransformer(nn.Module):
         x = self.conv_proj(x).flatten(2).permute(0, 2, 1)
         x = torch.cat([self.class_token.expand(b, -1, -1), x], dim=1)
         return self.heads(self.encoder(x)[:, 0])
-
-
-shufflenet_v2, googlenet, unet, vit_b_16 = ShuffleNetV2, GoogLeNet, UNet, VisionTransformer
-
-IMAGE = floats(2, 3, 32, 32)
-ANY_SIZE: Dynamic = {"x": {2: "h", 3: "w"}}
-
-CLASSICS: dict[str, Callable[[], Sample]] = catalogue(
-    resnet18=recipe(small(resnet, 8, depth=18), IMAGE, dynamic=ANY_SIZE),
-    resnet50=recipe(small(resnet, 8, depth=50), IMAGE),
-    vgg11_bn=recipe(small(vgg11_bn, 16), IMAGE),
-    densenet121=recipe(small(densenet121, 8), IMAGE),
-    mobilenet_v2=recipe(small(mobilenet_v2, 4), IMAGE),
-    shufflenet_v2=recipe(small(shufflenet_v2, 4), IMAGE),
-    googlenet=recipe(small(googlenet, 8), IMAGE),
-    unet=recipe(small(unet, 16), IMAGE),
-    vit_b_16=recipe(small(vit_b_16, 16, image=32, patch=8, depth=3), IMAGE),
-)

@@ -1,0 +1,243 @@
+"""The only door through which a graph changes: `with graph.edit() as edit: ...`.
+
+An edit works on a copy of the structure. Each verb checks first and changes second and logs
+itself; leaving the block verifies, and any exception leaves the graph as it was. The new graph is
+`edit.graph` afterwards. Tensors are replaced, never written in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from netir.errors import NetirError, nearest
+from netir.ir import Graph, Node, Param, Record, Ref, TensorType, Tree, leaves
+from netir.ops.base import Op
+
+
+class Edit:
+    """A graph under change."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.before = graph
+        self.log: list[str] = []
+        self._nodes = dict(graph.nodes)
+        self._params = dict(graph.params)
+        self._inputs = graph.inputs
+        self._output = graph.output
+        self._users: dict[str, set[str]] = {}
+        for node in graph.nodes.values():
+            for operand in node.operands:
+                if operand is not None:
+                    self._users.setdefault(operand, set()).add(node.name)
+        self._result: Graph | None = None
+
+    def __enter__(self) -> Edit:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self._result = self._done()
+
+    @property
+    def graph(self) -> Graph:
+        """The changed graph, once the block is left."""
+        if self._result is None:
+            raise NetirError("the edit is not finished", fix="read edit.graph after the block")
+        return self._result
+
+    def insert(
+        self,
+        name: str,
+        op: Op,
+        operands: Iterable[str | None],
+        *,
+        before: str | None = None,
+        scope: str = "",
+    ) -> str:
+        """Add a node before another (at the end by default); gives its (first) value."""
+        if name in self._nodes or name in self._inputs:
+            raise NetirError(f"there is a value called '{name}' already", fix="choose another name")
+        given = tuple(operands)
+        types = [None if o is None else self._type(o) for o in given]
+        found = op.infer(*types)
+        if found is None:
+            raise NetirError(f"{op.name} cannot tell what it gives", where=name)
+        made = (found,) if isinstance(found, TensorType) else tuple(found)
+        node = Node(name, op, given, made, scope)
+        self._place(node, before)
+        for operand in given:
+            if operand is not None:
+                self._users.setdefault(operand, set()).add(name)
+        self.log.append(f"insert {name} = {op.name}")
+        return node.results[0]
+
+    def _place(self, node: Node, before: str | None) -> None:
+        if before is None:
+            self._nodes[node.name] = node
+            return
+        self._node(before)
+        items = list(self._nodes.items())
+        place = next(i for i, (name, _) in enumerate(items) if name == before)
+        self._nodes = dict([*items[:place], (node.name, node), *items[place:]])
+
+    def replace(self, old: str, new: str, *, but: Iterable[str] = ()) -> None:
+        """Let all that reads `old` read `new`; refuses unequal types. `but` names nodes to leave."""
+        if self._type(old) != self._type(new):
+            raise NetirError(
+                f"'{new}' cannot stand for '{old}': {self._type(new)} is not {self._type(old)}"
+            )
+        left = set(but)
+        for name in sorted(self._users.get(old, set()) - left):
+            node = self._nodes[name]
+            operands = tuple(new if o == old else o for o in node.operands)
+            self._nodes[name] = replace(node, operands=operands)
+            self._users[old].discard(name)
+            self._users.setdefault(new, set()).add(name)
+        self._output = _renamed(self._output, old, new)
+        self.log.append(f"replace {old} by {new}")
+
+    def erase(self, name: str) -> None:
+        """Remove a node; refuses while something reads it."""
+        node = self._node(name)
+        for result in node.results:
+            readers = sorted(self._users.get(result, ()))
+            if readers or any(leaf == result for leaf in self._outputs()):
+                raise NetirError(
+                    f"'{name}' cannot be erased",
+                    where=f"{readers[0] if readers else 'the output'} reads {result}",
+                    fix="replace its uses first",
+                )
+        for operand in node.operands:
+            if operand is not None and operand in self._users:
+                self._users[operand].discard(name)
+        del self._nodes[name]
+        self.log.append(f"erase {name}")
+
+    def set_op(self, name: str, op: Op) -> None:
+        """Give a node another op for the same operands."""
+        self._nodes[name] = replace(self._node(name), op=op)
+        self.log.append(f"set {name} to {op.name}")
+
+    def set_operands(self, name: str, operands: Iterable[str | None]) -> None:
+        """Let a node read other operands."""
+        node, given = self._node(name), tuple(operands)
+        for operand in given:
+            if operand is not None:
+                self._type(operand)
+        for operand in node.operands:
+            if operand is not None:
+                self._users.get(operand, set()).discard(name)
+        for operand in given:
+            if operand is not None:
+                self._users.setdefault(operand, set()).add(name)
+        self._nodes[name] = replace(node, operands=given)
+        self.log.append(f"reconnect {name}")
+
+    def set_param(self, name: str, data: Tensor) -> None:
+        """Give a parameter another tensor, which may have another shape."""
+        if name not in self._params:
+            raise NetirError(f"there is no parameter '{name}'", fix=nearest(name, self._params))
+        self._params[name] = replace(self._params[name], data=data)
+        self.log.append(f"set @{name} to {tuple(data.shape)}")
+
+    def add_param(self, name: str, param: Param) -> str:
+        """Add a parameter; gives the operand that reads it."""
+        if name in self._params or name in self.before.aliases:
+            raise NetirError(f"there is a parameter '{name}' already", fix="choose another name")
+        self._params[name] = param
+        self.log.append(f"add @{name}")
+        return f"@{name}"
+
+    def remove_param(self, name: str) -> None:
+        """Remove a parameter that nothing reads."""
+        readers = sorted(self._users.get(f"@{name}", ()))
+        if readers:
+            raise NetirError(f"'@{name}' cannot be removed", where=f"{readers[0]} reads it")
+        self._params.pop(name, None)
+        self.log.append(f"remove @{name}")
+
+    def _node(self, name: str) -> Node:
+        found = self._nodes.get(name)
+        if found is None:
+            raise NetirError(f"there is no node '{name}'", fix=nearest(name, self._nodes))
+        return found
+
+    def _outputs(self) -> list[str]:
+        return [leaf.name for leaf in leaves(self._output)]
+
+    def _type(self, operand: str) -> TensorType:
+        if operand[0] == "@":
+            found = self._params.get(operand[1:])
+            if found is None:
+                known = self._params
+                raise NetirError(
+                    f"there is no parameter '{operand[1:]}'", fix=nearest(operand[1:], known)
+                )
+            return found.type
+        if operand in self._inputs:
+            return self._inputs[operand]
+        name, dot, number = operand.rpartition(".")
+        for owner, index in ((operand, 0), (name, int(number) if dot and number.isdigit() else 0)):
+            node = self._nodes.get(owner)
+            if node is not None and operand in node.results:
+                return node.types[index]
+        raise NetirError(f"there is no value '{operand}'", fix=nearest(operand, self._nodes))
+
+    def _done(self) -> Graph:
+        """The new graph, with all types inferred anew and everything checked."""
+        from netir.verify import check
+
+        known: dict[str, TensorType] = dict(self._inputs)
+        for name, node in self._nodes.items():
+            types = [
+                None if o is None else self._params[o[1:]].type if o[0] == "@" else known.get(o)
+                for o in node.operands
+            ]
+            if all(t is not None or o is None for t, o in zip(types, node.operands, strict=True)):
+                node = self._retyped(node, types)
+            self._nodes[name] = node
+            known.update(zip(node.results, node.types, strict=True))
+        graph = self.before.replace(
+            nodes=self._nodes,
+            params=self._params,
+            output=self._output,
+            aliases={a: n for a, n in self.before.aliases.items() if n in self._params},
+        )
+        check(graph)
+        return graph
+
+    def _retyped(self, node: Node, types: list[Any]) -> Node:
+        try:
+            found = node.op.infer(*types)
+        except NetirError as error:
+            raise NetirError(error.what, where=node.name, fix=error.fix) from None
+        if found is None:
+            return node
+        made = (found,) if isinstance(found, TensorType) else tuple(found)
+        return node if made == node.types else replace(node, types=made)
+
+
+def _renamed(tree: Tree, old: str, new: str) -> Tree:
+    """A structure with one operand exchanged for another."""
+    match tree:
+        case Ref(name):
+            return Ref(new) if name == old else tree
+        case Record(type_name, parts, make):
+            return Record(type_name, {k: _renamed(p, old, new) for k, p in parts.items()}, make)
+        case dict():
+            return {k: _renamed(p, old, new) for k, p in tree.items()}
+        case tuple():
+            return tuple(_renamed(p, old, new) for p in tree)
+        case list():
+            return [_renamed(p, old, new) for p in tree]
+    return tree

@@ -1,0 +1,70 @@
+"""What a lowered module remembers of its graph, so that it is read back without tracing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from netir.ir import Graph, Param
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """A graph without its tensors, where each of them stands, and what the module looked like."""
+
+    graph: Graph
+    paths: Mapping[str, str]
+    types: Mapping[str, tuple[str, torch.dtype, torch.Size]]
+    modules: Mapping[str, tuple[type, str]]
+    code: str
+
+    @classmethod
+    def of(cls, graph: Graph, module: fx.GraphModule, paths: Mapping[str, str]) -> Origin:
+        """The memory of a module that was made from `graph`."""
+        types = {n: (p.kind, p.data.dtype, p.data.shape) for n, p in graph.params.items()}
+        return cls(graph.replace(params={}), dict(paths), types, _looks(module), module.code)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Origin:
+        return self
+
+    def read(self, module: fx.GraphModule) -> Graph | None:
+        """The graph of a module with the tensors that it has now, or None if it was changed."""
+        if module.code != self.code or _looks(module) != self.modules:
+            return None
+        tensors = dict(_tensors(module))
+        params: dict[str, Param] = {}
+        for name, (kind, dtype, shape) in self.types.items():
+            tensor = tensors.pop(self.paths[name], None)
+            if tensor is None or tensor.dtype != dtype or tensor.shape != shape:
+                return None
+            if isinstance(tensor, nn.Parameter) != (kind == "param"):
+                return None
+            params[name] = Param(tensor.detach(), kind, tensor.requires_grad)  # type: ignore[arg-type]
+            for alias, target in self.graph.aliases.items():
+                if target == name and tensors.pop(alias, tensor) is not tensor:
+                    return None
+        return None if tensors else self.graph.replace(params=params)
+
+
+def _looks(module: nn.Module) -> dict[str, tuple[type, str]]:
+    """Classes and attributes of all modules; hooks and replaced methods show."""
+    found = {}
+    for path, part in module.named_modules(remove_duplicate=False):
+        text = part.extra_repr() if type(part) is not nn.Module and path else ""
+        if "forward" in part.__dict__ or any(part.__dict__[hooks] for hooks in _HOOKS):
+            text += " changed"
+        found[path] = (type(part) if path else fx.GraphModule, text)
+    return found
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for path, part in module.named_modules(remove_duplicate=False):
+        for leaf, tensor in (*part._parameters.items(), *part._buffers.items()):
+            if tensor is not None:
+                yield (f"{path}.{leaf}" if path else leaf), tensor

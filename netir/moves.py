@@ -1,0 +1,221 @@
+"""Moves: for every parameter of a rewritten graph, where its entries come from.
+
+Weights, gradients, optimizer moments and averages of weights all follow a rewrite by its moves.
+A move works axis by axis; an axis is gathered by index and scaled, or mapped by a matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from netir.errors import NetirError
+
+
+@dataclass(frozen=True, eq=False)
+class Gather:
+    """Entry i of the new axis is entry `index[i]` of the old one, or new where that is -1.
+
+    Where something sums over the axis, entry i is also multiplied by `share[i]`.
+    """
+
+    index: Tensor
+    share: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.index)
+
+    @property
+    def new(self) -> Tensor | None:
+        """Which entries come from nowhere; None if none does."""
+        found = self.index < 0
+        return found if bool(found.any()) else None
+
+    def apply(self, tensor: Tensor, axis: int, power: int = 1) -> Tensor:
+        """Move a tensor along one axis; new entries are zero."""
+        new = self.new
+        index = self.index if new is None else self.index.clamp(min=0)
+        found = tensor.index_select(axis, index.to(tensor.device))
+        scale = self.share if new is None else _zeroed(self.share, new)
+        if scale is None:
+            return found
+        shape = [1] * tensor.dim()
+        shape[axis] = -1
+        factor = scale if power == 1 else scale**power
+        if not tensor.dtype.is_floating_point:
+            factor = (factor != 0).to(tensor.dtype)
+        return found.mul_(factor.to(tensor.device, tensor.dtype).view(shape))
+
+
+def _zeroed(share: Tensor | None, new: Tensor) -> Tensor:
+    ones = torch.ones(len(new), dtype=torch.float64) if share is None else share
+    return ones.masked_fill(new, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """The new axis is a matrix times the old one, block by block of `outer` and `inner`."""
+
+    matrix: Tensor
+    outer: int = 1
+    inner: int = 1
+
+    @property
+    def size(self) -> int:
+        return self.outer * self.matrix.shape[0] * self.inner
+
+    def apply(self, tensor: Tensor, axis: int, power: int = 1) -> Tensor:
+        """Move a tensor along one axis."""
+        matrix = (self.matrix**power).to(tensor.device)
+        blocks = tensor.to(matrix.dtype).unflatten(axis, (self.outer, -1, self.inner))
+        moved = torch.tensordot(matrix, blocks, dims=([1], [axis + 1])).movedim(0, axis + 1)
+        return moved.flatten(axis, axis + 2).to(tensor.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """An axis of parts laid end to end, each with its own move (None: it stays)."""
+
+    sizes: tuple[int, ...]
+    moves: tuple[AxisMove | None, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(s if m is None else m.size for s, m in zip(self.sizes, self.moves, strict=True))
+
+    def apply(self, tensor: Tensor, axis: int, power: int = 1) -> Tensor:
+        """Move a tensor along one axis."""
+        pieces = tensor.split(list(self.sizes), axis)
+        pairs = zip(pieces, self.moves, strict=True)
+        return torch.cat([p if m is None else m.apply(p, axis, power) for p, m in pairs], axis)
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """Several moves of one axis, one after the other."""
+
+    steps: tuple[AxisMove, ...]
+
+    @property
+    def size(self) -> int:
+        return self.steps[-1].size
+
+    def apply(self, tensor: Tensor, axis: int, power: int = 1) -> Tensor:
+        """Move a tensor along one axis."""
+        for step in self.steps:
+            tensor = step.apply(tensor, axis, power)
+        return tensor
+
+
+AxisMove = Gather | Matrix | Parts | Chain
+
+
+@dataclass(frozen=True, eq=False)
+class Move:
+    """How one parameter moved: for each axis its move, or None where nothing changed."""
+
+    axes: tuple[AxisMove | None, ...]
+
+    def apply(self, tensor: Tensor, power: int = 1) -> Tensor:
+        """Move a tensor of the parameter's shape; scales are raised to `power`."""
+        found = tensor
+        for axis, move in enumerate(self.axes):
+            if move is not None:
+                found = move.apply(found, axis, power)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Moves:
+    """The moves of a rewrite: by parameter, and by value for those whose shape changed.
+
+    Parameters that are not named stayed as they were; `added` and `removed` came and went.
+    """
+
+    params: Mapping[str, Move] = field(default_factory=dict)
+    values: Mapping[str, Move] = field(default_factory=dict)
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+    def then(self, after: Moves) -> Moves:
+        """These moves and then others, as one."""
+        gone = set(after.removed)
+        return Moves(
+            _chained(self.params, after.params, gone),
+            _chained(self.values, after.values, set()),
+            tuple(n for n in self.added if n not in gone) + after.added,
+            self.removed + tuple(n for n in after.removed if n not in self.added),
+        )
+
+
+def _chained(
+    first: Mapping[str, Move], second: Mapping[str, Move], gone: set[str]
+) -> dict[str, Move]:
+    found = {name: move for name, move in first.items() if name not in gone}
+    for name, move in second.items():
+        before = found.get(name)
+        if before is None:
+            found[name] = move
+            continue
+        pairs = zip(before.axes, move.axes, strict=True)
+        found[name] = Move(tuple(b or a if None in (a, b) else Chain((a, b)) for a, b in pairs))  # type: ignore[arg-type]
+    return found
+
+
+_SQUARED = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
+"""State tensors that hold squares of gradients."""
+
+
+def move_optimizer(
+    optimizer: torch.optim.Optimizer,
+    moves: Moves,
+    named: Iterable[tuple[Tensor, str, Tensor]],
+) -> None:
+    """Let an optimizer follow a rewrite.
+
+    `named` gives, for every parameter that the optimizer holds and that the rewrite moved, the
+    old tensor, its name in `moves` and the new tensor. First moments move as weights do, squares
+    with squared scale, new entries are zero, step counts stay. Raises before anything changes if
+    some state has neither the parameter's shape nor a single element.
+    """
+    plans = []
+    for old, name, new in named:
+        move = moves.params.get(name)
+        state = optimizer.state.get(old, {})
+        plans.append((old, new, _moved_state(optimizer, state, move, old, name)))
+    exchanged = {id(old): new for old, new, _ in plans}
+    for group in optimizer.param_groups:
+        group["params"] = [exchanged.get(id(p), p) for p in group["params"]]
+    for old, new, state in plans:
+        optimizer.state.pop(old, None)
+        if state:
+            optimizer.state[new] = state
+
+
+def _moved_state(
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    move: Move | None,
+    old: Tensor,
+    name: str,
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in state.items():
+        if not isinstance(value, Tensor) or value.dim() == 0 or move is None:
+            found[key] = value
+        elif value.shape == old.shape:
+            found[key] = move.apply(value, 2 if key in _SQUARED else 1)
+        else:
+            raise NetirError(
+                f"{type(optimizer).__name__} keeps '{key}' of shape {tuple(value.shape)} for a "
+                f"parameter of shape {tuple(old.shape)}",
+                where=name,
+                fix="use an optimizer whose state has the parameter's shape: SGD, Adam, AdamW, "
+                "RMSprop, Adagrad; or rewrite before the first step",
+            )
+    return found

@@ -1,0 +1,233 @@
+"""Recurrent layers over whole sequences, and their cells for one step.
+
+The rows of a gate's weight are gates times hidden units, so the hidden axis is one space: it is
+the same in every layer and direction, because the states of all of them share one tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from netir.layouts import Layout
+from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, expect, product
+
+_RUN = {
+    "gru": torch.ops.aten.gru.input,
+    "rnn_tanh": torch.ops.aten.rnn_tanh.input,
+    "rnn_relu": torch.ops.aten.rnn_relu.input,
+}
+_STEP = {
+    "gru_cell": torch.ops.aten.gru_cell.default,
+    "rnn_tanh_cell": torch.ops.aten.rnn_tanh_cell.default,
+    "rnn_relu_cell": torch.ops.aten.rnn_relu_cell.default,
+}
+
+
+@dataclass(frozen=True)
+class _Recurrent(Op):
+    """Layers that read a sequence step by step, in one direction or in both.
+
+    Operands: x, the first states, then for each layer and direction: input weight, hidden weight,
+    two biases if `has_biases`, and for projected LSTMs the projection. Results: the last layer's
+    outputs (both directions end to end), then the last states.
+    """
+
+    gates: ClassVar[int] = 1
+    states: ClassVar[int] = 1
+    num_layers: int = 1
+    has_biases: bool = True
+    bidirectional: bool = False
+    batch_first: bool = False
+    dropout: float = 0.0
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    def _blocks(self, count: int) -> list[list[int]]:
+        """The positions of the parameters of each layer and direction, of `count` operands."""
+        first, blocks = 1 + self.states, self.num_layers * self.directions
+        each, rest = divmod(count - first, blocks)
+        plain = 4 if self.has_biases else 2
+        expect(not rest and each in (plain, plain + 1), "not the weights of these layers")
+        return [list(range(first + b * each, first + (b + 1) * each)) for b in range(blocks)]
+
+    def layouts(self, site: Any) -> Any:
+        x, states = site.shape(0), [site.shape(1 + i) for i in range(self.states)]
+        time, batch = (1, 0) if self.batch_first else (0, 1)
+        site.freeze(x[time], "the steps of a sequence")
+        for state in states:
+            site.freeze(state[0], "layers and directions")
+            site.unify(state[1], x[batch])
+        made, hidden = states[0][2], states[-1][2]
+        both = (*site.extent(self.directions), *made)
+        gates = (*site.extent(self.gates), *hidden)
+        for number, block in enumerate(self._blocks(len(site.node.operands))):
+            below = x[2] if number < self.directions else both
+            slots = [(0, 2)] if number < self.directions else []
+            self._gate(site, block[0], gates, below, slots)
+            self._gate(site, block[1], gates, made, [])
+            for bias in block[2 : 4 if self.has_biases else 2]:
+                site.unify(site.shape(bias)[0], gates)
+            if len(block) % 2:
+                self._gate(site, block[-1], made, hidden, [])
+        out = [x[0], x[1], both]
+        return [tuple(out), *((s[0], s[1], s[2]) for s in states)]
+
+    def _gate(self, site: Any, weight: int, rows: Layout, columns: Layout, slots: Any) -> None:
+        """A weight that makes `rows` and sums over `columns`."""
+        shape = site.shape(weight)
+        site.unify(shape[0], rows)
+        site.unify(shape[1], columns)
+        kind = "contract" if site.node.operands[weight][0] == "@" else "pair"
+        site.use(kind, columns, *slots, (weight, 1))
+
+    def infer(self, x: TensorType, *rest: TensorType) -> tuple[TensorType, ...]:
+        expect(x.rank == 3, f"input has {x.rank} dimensions, not 3")
+        blocks = self._blocks(1 + len(rest))
+        states, made = rest[: self.states], rest[0].shape[2]
+        reads = rest[blocks[0][0] - 1].shape[1]
+        expect(x.shape[2] == reads, f"input has {x.shape[2]} features, weight reads {reads}")
+        out = x.with_shape((x.shape[0], x.shape[1], made * self.directions))
+        return (out, *(x.with_shape(s.shape) for s in states))
+
+    def macs(self, out: TensorType, x: TensorType, *rest: TensorType) -> Dim:
+        weights: Dim = 0
+        for kind in rest[self.states :]:
+            weights = weights + (product(kind.shape) if kind.rank == 2 else 0)
+        return x.shape[0] * x.shape[1] * weights
+
+    def to_torch(self, x: Tensor, *rest: Tensor, training: bool = False) -> Any:
+        return _RUN[self.name](
+            x, rest[0], list(rest[1:]), self.has_biases, self.num_layers, self.dropout, training,
+            self.bidirectional, self.batch_first,
+        )  # fmt: skip
+
+    @classmethod
+    def from_aten(cls, call: AtenCall) -> Op | None:
+        return None if call.options.pop("train", False) else cls(**call.options)
+
+
+@dataclass(frozen=True)
+class Lstm(_Recurrent):
+    """Long short-term memory layers; operands and results as for `Gru`, with two states each.
+
+    A projected LSTM has one more weight for each layer and direction, and smaller outputs.
+    """
+
+    name = "lstm"
+    aten = ("lstm.input",)
+    gates = 4
+    states = 2
+
+    def to_torch(self, x: Tensor, *rest: Tensor, training: bool = False) -> Any:
+        return torch.ops.aten.lstm.input(
+            x, list(rest[:2]), list(rest[2:]), self.has_biases, self.num_layers, self.dropout,
+            training, self.bidirectional, self.batch_first,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Gru(_Recurrent):
+    """Gated recurrent layers.
+
+    Operands: x, the first states, then for each layer and direction the input weight, the hidden
+    weight, and two biases if `has_biases`. Results: the last layer's outputs (both directions
+    end to end), and the last states.
+    """
+
+    name = "gru"
+    aten = ("gru.input",)
+    gates = 3
+
+
+@dataclass(frozen=True)
+class RnnTanh(_Recurrent):
+    """Plain recurrent layers with tanh; operands and results as for `Gru`."""
+
+    name = "rnn_tanh"
+    aten = ("rnn_tanh.input",)
+
+
+@dataclass(frozen=True)
+class RnnRelu(_Recurrent):
+    """Plain recurrent layers with ReLU; operands and results as for `Gru`."""
+
+    name = "rnn_relu"
+    aten = ("rnn_relu.input",)
+
+
+@dataclass(frozen=True)
+class _Cell(Op):
+    """One step. Operands: x, the states, input weight, hidden weight, two biases or none."""
+
+    gates: ClassVar[int] = 1
+    states: ClassVar[int] = 1
+
+    def layouts(self, site: Any) -> Any:
+        lead = "n " if len(site.shape(0)) == 2 else ""
+        states, results = f", {lead}h" * self.states, ", ".join([f"{lead}h"] * self.states)
+        rule = f"{lead}i{states}, (g h) i, (g h) h, (g h), (g h) -> {results}"
+        weight = 2 + self.states
+        made = site.apply(rule, fixed={"g": self.gates})
+        kind = "contract" if site.node.operands[weight][0] == "@" else "pair"
+        site.use(kind, site.shape(1)[-1], (weight, 1))
+        return made
+
+    def infer(self, x: TensorType, *rest: TensorType) -> Any:
+        state, weight = rest[0], rest[self.states]
+        expect(x.shape[-1] == weight.shape[1], f"input {x} does not fit weight {weight}")
+        made = x.with_shape((*x.shape[:-1], state.shape[-1]))
+        return (made,) * self.states if self.states > 1 else made
+
+    def macs(self, out: TensorType, x: TensorType, *rest: TensorType) -> Dim:
+        both = rest[self.states].shape[1] + rest[self.states + 1].shape[1]
+        return product(out.shape) * self.gates * both
+
+    def to_torch(self, x: Tensor, *rest: Tensor | None) -> Any:
+        return _STEP[self.name](x, *rest)
+
+    @classmethod
+    def from_aten(cls, call: AtenCall) -> Op | None:
+        return cls()
+
+
+@dataclass(frozen=True)
+class LstmCell(_Cell):
+    """One step of an LSTM. Operands: x, two states, two weights, two biases or none."""
+
+    name = "lstm_cell"
+    aten = ("lstm_cell.default",)
+    gates = 4
+    states = 2
+
+    def to_torch(self, x: Tensor, *rest: Tensor | None) -> Any:
+        return torch.ops.aten.lstm_cell.default(x, list(rest[:2]), *rest[2:])
+
+
+@dataclass(frozen=True)
+class GruCell(_Cell):
+    """One step of a GRU. Operands: x, the state, two weights, two biases or none."""
+
+    name = "gru_cell"
+    aten = ("gru_cell.default",)
+    gates = 3
+
+
+@dataclass(frozen=True)
+class RnnTanhCell(_Cell):
+    """One step of a plain recurrent layer with tanh; operands as for `GruCell`."""
+
+    name = "rnn_tanh_cell"
+    aten = ("rnn_tanh_cell.default",)
+
+
+@dataclass(frozen=True)
+class RnnReluCell(_Cell):
+    """One step of a plain recurrent layer with ReLU; operands as for `GruCell`."""
+
+    name = "rnn_relu_cell"
+    aten = ("rnn_relu_cell.default",)

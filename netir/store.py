@@ -1,0 +1,160 @@
+"""`.netir` files: a graph with its tensors, in one safetensors file.
+
+The text form, the format's version and a checksum are the file's metadata; each tensor is stored
+once, by its parameter's name. A file is data: reading one runs nothing in it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from netir.errors import NetirError
+from netir.ir import DTYPE_NAMES, Graph
+from netir.text import parse_graph, print_graph
+
+FORMAT = "1"
+_STORABLE = frozenset(DTYPE_NAMES) - {torch.complex128}
+_AGAIN = "save the graph again, or take another copy of the file"
+
+
+def save(graph: Graph, path: str | os.PathLike[str]) -> None:
+    """Write a graph and its tensors to a file.
+
+    The file appears whole or not at all: a failure leaves what was there before.
+    """
+    target = Path(path)
+    tensors = dict(_storable(graph))
+    text = print_graph(graph)
+    metadata = {"netir": FORMAT, "graph": text, "sha256": _checksum(text, tensors)}
+    with _replacing(target) as draft:
+        safetensors.torch.save_file(tensors, draft, metadata)
+
+
+def load(path: str | os.PathLike[str], *, allow_ops: Collection[str] = ()) -> Graph:
+    """Read a graph that `save` wrote; it does not depend on the file afterwards.
+
+    Opaque nodes may call pure operators of torch itself, and those of `allow_ops`:
+    `namespace.operator.overload` or a namespace.
+    """
+    source = Path(path)
+    metadata, tensors = _read(source)
+    version, text = metadata.get("netir"), metadata.get("graph", "")
+    if version is None:
+        raise NetirError(
+            "this safetensors file holds no graph", str(source), "load one that netir.save wrote"
+        )
+    if version != FORMAT:
+        raise NetirError(
+            f"the file has format {version[:20]!r}, this netir reads {FORMAT!r}",
+            str(source),
+            "use the version of netir that wrote it",
+        )
+    if metadata.get("sha256") != _checksum(text, tensors):
+        raise NetirError("the file is damaged: its checksum is wrong", str(source), _AGAIN)
+    try:
+        return parse_graph(text, tensors, allow_ops=allow_ops)
+    except NetirError as error:
+        where = f"{source}, {error.where}" if error.where else str(source)
+        raise NetirError(error.what, where, error.fix) from None
+
+
+def _storable(graph: Graph) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor by itself: on the CPU, contiguous, sharing memory with no other."""
+    seen: set[int] = set()
+    for name, param in graph.params.items():
+        data = param.data.detach()
+        if name == "__metadata__":
+            raise NetirError("no parameter can be stored as '__metadata__'", fix="rename it")
+        if data.is_meta or data.layout is not torch.strided or data.is_quantized:
+            kind = "meta" if data.is_meta else "quantized or sparse"
+            raise NetirError(f"parameter '{name}' is a {kind} tensor", fix="store plain tensors")
+        if data.dtype not in _STORABLE:
+            raise NetirError(
+                f"safetensors cannot store {DTYPE_NAMES.get(data.dtype, data.dtype)}",
+                f"parameter '{name}'",
+                "convert it to another element type",
+            )
+        data = data.resolve_conj().resolve_neg().cpu().contiguous()
+        whole = data.untyped_storage().nbytes() == data.nbytes
+        address = data.untyped_storage().data_ptr()
+        if address in seen or not whole:
+            data = data.clone()
+            address = data.untyped_storage().data_ptr()
+        seen.add(address)
+        yield name, data
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of the text and of every tensor with its name and type."""
+    found = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"\n{name}\n{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        if tensor.numel():
+            found.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return found.hexdigest()
+
+
+def _read(source: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file; the tensors are copies of their own."""
+    if source.is_dir():
+        raise NetirError("this is a folder, not a file", str(source), "name the .netir file in it")
+    try:
+        with safe_open(source, framework="pt") as file:
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            return dict(file.metadata() or {}), tensors
+    except FileNotFoundError:
+        raise NetirError("there is no such file", str(source), "check the path") from None
+    except OSError as error:
+        raise NetirError(f"cannot read the file: {_reason(error)}", str(source)) from None
+    except (SafetensorError, UnicodeDecodeError, ValueError, KeyError, RuntimeError) as error:
+        raise NetirError(f"this is no whole .netir file ({error})", str(source), _AGAIN) from None
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A draft beside the target that takes its place when the block succeeds."""
+    target = target.resolve()
+    draft = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+    try:
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = (target if target.exists() else draft).stat().st_mode
+        yield draft
+        os.chmod(draft, mode & 0o777)
+        _to_disk(draft)
+        os.replace(draft, target)
+        _to_disk(target.parent)
+    except (OSError, SafetensorError) as error:
+        raise NetirError(
+            f"cannot write the file: {_reason(error)}",
+            str(target),
+            "the file that was there before, if any, is unchanged",
+        ) from error
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "the disk is full"
+    return getattr(error, "strerror", None) or str(error)

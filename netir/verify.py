@@ -1,0 +1,349 @@
+"""Proof that a graph is sound, and that a rewrite kept what it promised.
+
+`check` holds a graph against the invariants of the IR. `verify` runs two graphs on the same
+inputs in float64 and compares them under a contract; for `masked` the oracle is the graph before,
+with what was removed zeroed at every use, and with normalisations restricted to what was kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from netir.basis import Contract
+from netir.dims import same
+from netir.errors import NetirError, nearest
+from netir.evaluate import input_values, results_of, symbol_values, values_of
+from netir.ir import Graph, Node, TensorType
+from netir.moves import AxisMove, Chain, Gather, Moves
+from netir.ops.opaque import Opaque
+from netir.spaces import Use
+
+_ORDER = tuple(Contract)
+_ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `verify` found: the contract, the largest error relative to the output, its bound."""
+
+    contract: Contract
+    error: float
+    bound: float
+    first: str = ""
+
+    def __bool__(self) -> bool:
+        return self.error <= self.bound
+
+
+def check(graph: Graph) -> None:
+    """Raise unless the graph is sound: names, order, types, parameters, outputs."""
+    known: dict[str, TensorType] = dict(graph.inputs)
+    for node in graph.nodes.values():
+        types = [None if o is None else _type_of(graph, known, o, node) for o in node.operands]
+        _check_node(node, types)
+        for result, kind in zip(node.results, node.types, strict=True):
+            if result in known:
+                raise NetirError(f"two values are called '{result}'", where=node.name)
+            known[result] = kind
+    for name in graph.outputs:
+        _type_of(graph, known, name, None)
+    for alias, name in graph.aliases.items():
+        if name not in graph.params or alias in graph.params:
+            raise NetirError(f"alias '{alias}' of '{name}' is not the name of a second one")
+
+
+def _type_of(
+    graph: Graph, known: Mapping[str, TensorType], operand: str, node: Node | None
+) -> TensorType:
+    where = "the output" if node is None else node.name
+    if operand[0] == "@":
+        found = graph.params.get(operand[1:])
+        if found is None:
+            raise NetirError(f"there is no parameter '{operand[1:]}'", where,
+                             nearest(operand[1:], graph.params))  # fmt: skip
+        return found.type
+    if operand not in known:
+        raise NetirError(f"value '{operand}' is read before it is made", where,
+                         nearest(operand, known))  # fmt: skip
+    return known[operand]
+
+
+def _check_node(node: Node, types: list[TensorType | None]) -> None:
+    try:
+        found = node.op.infer(*types)
+    except NetirError as error:
+        raise NetirError(error.what, where=node.name, fix=error.fix) from None
+    if found is None:
+        return
+    made = (found,) if isinstance(found, TensorType) else found
+    fits = len(made) == len(node.types) and all(map(_same_type, made, node.types))
+    if not fits:
+        shown = ", ".join(map(str, made))
+        raise NetirError(
+            f"{node.op.name} gives {shown}, the graph says {', '.join(map(str, node.types))}",
+            where=node.name,
+        )
+
+
+def _same_type(a: TensorType, b: TensorType) -> bool:
+    return a.dtype == b.dtype and a.rank == b.rank and all(map(same, a.shape, b.shape))
+
+
+def verify(
+    before: Graph,
+    after: Graph,
+    args: tuple[Any, ...] | Any,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    contract: Contract | str | None = None,
+    moves: Moves | None = None,
+    bound: float | None = None,
+) -> Verdict:
+    """Raise unless `after` keeps its contract towards `before` on these inputs.
+
+    Contract and moves come from the passes that `after` has been through since `before`, unless
+    given. Everything is computed in float64, whatever the parameters are stored in.
+    """
+    arguments = tuple(args) if isinstance(args, (tuple, list)) else (args,)
+    wanted, steps = _since(before, after, contract, moves)
+    if wanted is Contract.CHANGED:
+        check(after)
+        return Verdict(wanted, 0.0, float("inf"))
+    inputs = input_values(before, arguments, dict(kwargs or {}))
+    if bound is None:
+        bound = _bound(before, wanted, steps)
+    with torch.no_grad():
+        return _compared(before, after, inputs, wanted, steps, bound)
+
+
+def _since(
+    before: Graph, after: Graph, contract: Contract | str | None, moves: Moves | None
+) -> tuple[Contract, Moves | None]:
+    """The weakest contract of the passes in between, and their moves as one."""
+    steps = after.history[len(before.history) :]
+    if contract is None:
+        contracts = [Contract(s.contract) for s in steps] or [Contract.EXACT]
+        wanted = max(contracts, key=_ORDER.index)
+    else:
+        wanted = _contract(contract)
+    if moves is None:
+        for step in steps:
+            if step.moves is not None:
+                moves = step.moves if moves is None else moves.then(step.moves)
+    if wanted is Contract.MASKED and moves is None:
+        raise NetirError(
+            "what was removed is not known, so the contract 'masked' cannot be checked",
+            fix="verify right after the pass: a graph that was read from a file has lost its moves",
+        )
+    return wanted, moves
+
+
+def _contract(name: Contract | str) -> Contract:
+    try:
+        return Contract(name)
+    except ValueError:
+        known = [c.value for c in Contract]
+        raise NetirError(f"there is no contract '{name}'", fix=nearest(str(name), known)) from None
+
+
+def _bound(graph: Graph, contract: Contract, moves: Moves | None) -> float:
+    """Rounding of scaled weights to the type that they are stored in is all that may differ."""
+    if contract is Contract.MASKED or moves is None:
+        return 1e-10
+    dtypes = {graph.params[n].data.dtype for n in moves.params if n in graph.params}
+    return max((_ROUNDING.get(d, 1e-10) for d in dtypes), default=1e-10)
+
+
+def _compared(
+    before: Graph,
+    after: Graph,
+    inputs: Mapping[str, Tensor],
+    contract: Contract,
+    moves: Moves | None,
+    bound: float,
+) -> Verdict:
+    masked = contract is Contract.MASKED
+    assert moves is not None or not masked
+    want = masked_values(before, after, moves, inputs) if masked and moves else values_of(
+        before, inputs, dtype=torch.float64
+    )
+    have = values_of(after, inputs, dtype=torch.float64)
+    error = _output_error(before, after, want, have)
+    if error <= bound:
+        return Verdict(contract, error, bound)
+    first = _first_difference(before, after, inputs, moves, masked, bound)
+    raise NetirError(
+        f"the rewrite does not keep its contract '{contract.value}': the outputs differ by "
+        f"{error:.2g}, where {bound:.2g} is allowed",
+        where=first,
+        fix="this is a fault in a pass or in an op's axis rule, unless the graph was changed by "
+        "hand: please report it with the printed graph",
+    )
+
+
+def _output_error(
+    before: Graph, after: Graph, want: Mapping[str, Tensor], have: Mapping[str, Tensor]
+) -> float:
+    if len(before.outputs) != len(after.outputs):
+        raise NetirError("the two graphs return different numbers of tensors")
+    pairs = zip(before.outputs, after.outputs, strict=True)
+    return max((_error(_value(before, want, a), _value(after, have, b)) for a, b in pairs),
+               default=0.0)  # fmt: skip
+
+
+def _value(graph: Graph, values: Mapping[str, Tensor], name: str) -> Tensor:
+    return graph.params[name[1:]].data if name[0] == "@" else values[name]
+
+
+def _error(want: Tensor, have: Tensor) -> float:
+    """The largest difference relative to the largest entry; NaN must meet NaN."""
+    if want.shape != have.shape:
+        return float("inf")
+    if not want.numel():
+        return 0.0
+    if not want.dtype.is_floating_point:
+        return float((want != have).any())
+    both = torch.isnan(want) & torch.isnan(have) | (want == have)
+    if bool(both.all()):
+        return 0.0
+    gap = (want - have).masked_fill(both, 0.0).abs().max()
+    scale = want.masked_fill(~torch.isfinite(want), 0.0).abs().max()
+    found = float(gap / (scale + 1e-300))
+    return found if found == found else float("inf")
+
+
+def _first_difference(
+    before: Graph,
+    after: Graph,
+    inputs: Mapping[str, Tensor],
+    moves: Moves | None,
+    masked: bool,
+    bound: float,
+) -> str:
+    """The first node whose value differs beyond the bound, as the graph after prints it."""
+    every = {"keep": lambda _: True}
+    want = masked_values(before, after, moves, inputs, **every) if masked and moves else values_of(
+        before, inputs, dtype=torch.float64, **every
+    )
+    have = values_of(after, inputs, dtype=torch.float64, **every)
+    for node in after.nodes.values():
+        for result in node.results:
+            if result not in want or result not in have:
+                continue
+            move = moves.values.get(result) if moves else None
+            expected = want[result] if move is None else move.apply(want[result])
+            if _error(expected, have[result]) > bound:
+                return f"first at {node.name} = {node.op.name}({', '.join(map(str, node.operands))})"
+    return "the output"
+
+
+def masked_values(
+    before: Graph, after: Graph, moves: Moves, inputs: Mapping[str, Tensor], keep: Any = None
+) -> dict[str, Tensor]:
+    """The values of `before` with the contribution of what was removed zeroed at each use."""
+    env = symbol_values(before, inputs)
+    values = {
+        name: t.double() if t.is_floating_point() else t for name, t in inputs.items()
+    }
+    uses: dict[str, list[Use]] = {}
+    for use in before.analysis.uses:
+        uses.setdefault(use.node, []).append(use)
+    for node in before.nodes.values():
+        operands = [None if o is None else _double(before, values, o) for o in node.operands]
+        touched = [u for u in uses.get(node.name, ()) if _removed_from(node, u, moves)]
+        if any(u.kind in ("mix", "softmax") for u in touched):
+            values.update(_restricted(node, after.nodes[node.name], operands, moves, env))
+            continue
+        for use in touched:
+            for slot, axis in use.slots:
+                kept = _kept(moves, node.operands[slot], axis)
+                operand = operands[slot]
+                if kept is not None and operand is not None:
+                    operands[slot] = _zero_others(operand, axis, kept)
+        values.update(results_of(node, operands, env, torch.float64))
+    return values
+
+
+def _double(graph: Graph, values: Mapping[str, Tensor], operand: str) -> Tensor:
+    found = _value(graph, values, operand)
+    return found.double() if found.is_floating_point() else found
+
+
+def _removed_from(node: Node, use: Use, moves: Moves) -> bool:
+    return any(_kept(moves, node.operands[slot], axis) is not None for slot, axis in use.slots)
+
+
+def _kept(moves: Moves, operand: str | None, axis: int) -> Tensor | None:
+    """The indices of an operand's axis that are still there, if some are gone."""
+    if operand is None:
+        return None
+    move = moves.params.get(operand[1:]) if operand[0] == "@" else moves.values.get(operand)
+    return None if move is None else _index(move.axes[axis])
+
+
+def _index(move: AxisMove | None) -> Tensor | None:
+    match move:
+        case Gather(index):
+            return index
+        case Chain(steps):
+            found: Tensor | None = None
+            for step in steps:
+                index = _index(step)
+                assert index is not None
+                found = index if found is None else found[index]
+            return found
+    return None
+
+
+def _zero_others(tensor: Tensor, axis: int, kept: Tensor) -> Tensor:
+    shape = [1] * tensor.dim()
+    shape[axis] = -1
+    mask = torch.zeros(tensor.shape[axis], dtype=torch.bool, device=tensor.device)
+    mask[kept.to(tensor.device)] = True
+    return torch.where(mask.view(shape), tensor, torch.zeros_like(tensor))
+
+
+def _restricted(
+    node: Node, changed: Node, operands: list[Tensor | None], moves: Moves, env: Mapping[str, int]
+) -> dict[str, Tensor]:
+    """What a normalisation gives if only the kept indices exist; zeros elsewhere."""
+    small: list[Tensor | None] = []
+    for name, tensor in zip(node.operands, operands, strict=True):
+        if name is None or tensor is None:
+            small.append(None)
+            continue
+        for axis in range(tensor.dim()):
+            kept = _kept(moves, name, axis)
+            if kept is not None:
+                tensor = tensor.index_select(axis, kept.to(tensor.device))
+        small.append(tensor)
+    found = results_of(changed, small, env, torch.float64)
+    return {
+        result: _scattered(found[result], result, node.types[i], moves, env)
+        for i, result in enumerate(node.results)
+    }
+
+
+def _scattered(
+    tensor: Tensor, name: str, kind: TensorType, moves: Moves, env: Mapping[str, int]
+) -> Tensor:
+    from netir.dims import evaluate
+
+    for axis, size in enumerate(kind.shape):
+        kept = _kept(moves, name, axis)
+        if kept is not None:
+            shape = list(tensor.shape)
+            shape[axis] = evaluate(size, env)
+            tensor = tensor.new_zeros(shape).index_copy(axis, kept.to(tensor.device), tensor)
+    return tensor
+
+
+def opaque_share(graph: Graph) -> float:
+    """The share of nodes that netir does not know."""
+    count = sum(isinstance(n.op, Opaque) for n in graph.nodes.values())
+    return count / max(1, len(graph.nodes))

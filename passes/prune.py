@@ -1,0 +1,49 @@
+"""Prune: fewer channels, the rest as it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from netir.basis import Basis, Contract, select
+from netir.errors import NetirError
+from netir.ir import Graph
+from netir.passes.scores import score_called
+from netir.rewrite import WidthPass
+from netir.spaces import Space
+
+
+@dataclass(frozen=True)
+class Prune(WidthPass):
+    """Remove the share `amount` of every space, the indices of lowest `score` first.
+
+    The result equals the original with the contribution of the removed channels zeroed wherever
+    something sums over them; normalisations run over what is left. At least one index of a space
+    stays. `seed` matters to the score `random` alone.
+    """
+
+    name: ClassVar[str] = "prune"
+    preserves: ClassVar[Contract] = Contract.MASKED
+    amount: float = 0.3
+    score: str = "l2"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.amount < 1:
+            raise NetirError(
+                f"prune cannot remove {self.amount} of a space", fix="use an amount between 0 and 1"
+            )
+        score_called(self.score)
+
+    def basis(self, graph: Graph, space: Space) -> Basis | str:
+        left = max(1, space.size - round(space.size * self.amount))
+        if left == space.size:
+            return f"{self.amount} of {space.size} is less than one"
+        generator = torch.Generator().manual_seed(self.seed)
+        values = score_called(self.score)(graph, space, generator)
+        if not bool(torch.isfinite(values).all()):
+            return "its weights are not finite"
+        kept = values.argsort(descending=True, stable=True)[:left]
+        return select(kept.sort().values)
