@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from netir.dims import Dim
+from netir.dims import Dim, Sym
 from netir.errors import NetirError, nearest
 from netir.ir import Graph, Node, Param, TensorType
-from netir.layouts import Atom, Concat, Layout, atoms, resolve, size_of
-from netir.moves import AxisMove, Chain, Gather, Matrix, Move, Moves, Parts
+from netir.layouts import Atom, Concat, Layout, Term, atoms, resolve, size_of
+from netir.moves import AxisMove, Chain, Gather, Matrix, Move, Moves, Parts, Within
 from netir.ops.pointwise import Mul
 from netir.spaces import Analysis, Derived, Space, Use
 
@@ -241,7 +242,7 @@ class _Change:
         for term in layout:
             if isinstance(term, Concat):
                 parts = tuple(self.axis(p, summed) for p in term.parts)
-                moves.append(_joined(tuple(map(_int, term.parts)), parts))
+                moves.append(_joined(tuple(map(_int, term.parts)), parts) if any(parts) else None)
             else:
                 basis = self.bases.get(term)
                 moves.append(None if basis is None else _atom_move(basis, term in summed))
@@ -251,8 +252,16 @@ class _Change:
 
     def size(self, layout: Layout) -> Dim:
         """The size of an axis after the change."""
-        move = self.axis(layout)
-        return size_of(layout) if move is None else move.size
+        total: Dim = 1
+        for term in resolve(layout):
+            total = total * self._term_size(term)
+        return total
+
+    def _term_size(self, term: Term) -> Dim:
+        if isinstance(term, Concat):
+            return sum((self.size(p) for p in term.parts[1:]), self.size(term.parts[0]))
+        basis = self.bases.get(term)
+        return term.size if basis is None else basis.size
 
     def _params(self, new: Mapping[str, Tensor]) -> tuple[dict[str, Param], dict[str, Move]]:
         params = dict(self.graph.params)
@@ -432,7 +441,9 @@ def _product(layout: Layout, moves: list[AxisMove | None]) -> AxisMove:
     if len(layout) == 1:
         assert moves[0] is not None
         return moves[0]
-    sizes = [_int((term,)) for term in layout]
+    sizes = [-1 if isinstance(t.size, Sym) else t.size for t in layout]
+    if -1 in sizes:
+        return _open_product(sizes, moves)
     if all(m is None or isinstance(m, Gather) for m in moves):
         return _gathered(sizes, [m if isinstance(m, Gather) else None for m in moves])
     steps: list[AxisMove] = []
@@ -442,6 +453,20 @@ def _product(layout: Layout, moves: list[AxisMove | None]) -> AxisMove:
         before = [s if m is None else m.size for s, m in zip(sizes, moves, strict=True)]
         outer, inner = _times(before[:position]), _times(sizes[position + 1 :])
         steps.append(_within(move, outer, sizes[position], inner))
+    return steps[0] if len(steps) == 1 else Chain(tuple(steps))
+
+
+def _open_product(sizes: list[int], moves: list[AxisMove | None]) -> AxisMove:
+    """The move of a product with one factor of open size: what changes, one after the other."""
+    steps: list[AxisMove] = []
+    now = list(sizes)
+    for position, move in enumerate(moves):
+        if move is not None:
+            outer, inner = _times(now[:position]), _times(now[position + 1 :])
+            if sizes.count(-1) > 1:
+                raise NetirError("an axis with two open sizes cannot change")
+            steps.append(Within(move, outer, sizes[position], inner))
+            now[position] = move.size
     return steps[0] if len(steps) == 1 else Chain(tuple(steps))
 
 
@@ -531,7 +556,5 @@ def _int(layout: Layout) -> int:
 
 
 def _times(sizes: list[int]) -> int:
-    total = 1
-    for size in sizes:
-        total *= size
-    return total
+    """The product of sizes, of which one may be open (-1)."""
+    return -1 if -1 in sizes else prod(sizes)

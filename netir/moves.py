@@ -112,7 +112,40 @@ class Chain:
         return tensor
 
 
-AxisMove = Gather | Matrix | Parts | Chain
+@dataclass(frozen=True, eq=False)
+class Within:
+    """An axis of an open size: `move` acts on the middle one of outer, `size` and inner.
+
+    At most one of outer and inner is -1, which stands for what the axis has left.
+    """
+
+    move: AxisMove
+    outer: int
+    old: int
+    inner: int
+
+    @property
+    def size(self) -> int:
+        raise NetirError("the size of an open axis is known only when the network runs")
+
+    def apply(self, tensor: Tensor, axis: int, power: int = 1) -> Tensor:
+        """Move a tensor along one axis."""
+        blocks = tensor.unflatten(axis, (self.outer, self.old, self.inner))
+        return self.move.apply(blocks, axis + 1, power).flatten(axis, axis + 2)
+
+
+AxisMove = Gather | Matrix | Parts | Chain | Within
+
+
+def kept_indices(move: AxisMove | None, total: int) -> Tensor | None:
+    """Which of `total` old indices each new index of an axis is; None if all stay."""
+    if move is None:
+        return None
+    if isinstance(move, Gather):
+        return move.index
+    if isinstance(move, (Chain, Within)):
+        return move.apply(torch.arange(total), 0)
+    raise NetirError("a linear basis keeps no indices", fix="verify it with the contract 'changed'")
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from netir.basis import Contract
-from netir.dims import same
+from netir.dims import evaluate, same
 from netir.errors import NetirError, nearest
 from netir.evaluate import input_values, results_of, symbol_values, values_of
 from netir.ir import Graph, Node, TensorType
-from netir.moves import AxisMove, Chain, Gather, Moves
+from netir.moves import Moves, kept_indices
 from netir.ops.opaque import Opaque
 from netir.spaces import Use
 
@@ -255,15 +255,16 @@ def masked_values(
         uses.setdefault(use.node, []).append(use)
     for node in before.nodes.values():
         operands = [None if o is None else _double(before, values, o) for o in node.operands]
-        touched = [u for u in uses.get(node.name, ()) if _removed_from(node, u, moves)]
+        touched = [u for u in uses.get(node.name, ()) if _removed_from(node, u, operands, moves)]
         if any(u.kind in ("mix", "softmax") for u in touched):
             values.update(_restricted(node, after.nodes[node.name], operands, moves, env))
             continue
         for use in touched:
             for slot, axis in use.slots:
-                kept = _kept(moves, node.operands[slot], axis)
-                operand = operands[slot]
-                if kept is not None and operand is not None:
+                name, operand = node.operands[slot], operands[slot]
+                assert name is not None and operand is not None
+                kept = _kept(moves, name, axis, operand.shape[axis])
+                if kept is not None:
                     operands[slot] = _zero_others(operand, axis, kept)
         values.update(results_of(node, operands, env, torch.float64))
     return values
@@ -274,30 +275,20 @@ def _double(graph: Graph, values: Mapping[str, Tensor], operand: str) -> Tensor:
     return found.double() if found.is_floating_point() else found
 
 
-def _removed_from(node: Node, use: Use, moves: Moves) -> bool:
-    return any(_kept(moves, node.operands[slot], axis) is not None for slot, axis in use.slots)
+def _removed_from(node: Node, use: Use, operands: list[Any], moves: Moves) -> bool:
+    for slot, axis in use.slots:
+        name = node.operands[slot]
+        if name is not None:
+            kept = _kept(moves, name, axis, operands[slot].shape[axis])
+            if kept is not None:
+                return True
+    return False
 
 
-def _kept(moves: Moves, operand: str | None, axis: int) -> Tensor | None:
+def _kept(moves: Moves, operand: str, axis: int, total: int) -> Tensor | None:
     """The indices of an operand's axis that are still there, if some are gone."""
-    if operand is None:
-        return None
     move = moves.params.get(operand[1:]) if operand[0] == "@" else moves.values.get(operand)
-    return None if move is None else _index(move.axes[axis])
-
-
-def _index(move: AxisMove | None) -> Tensor | None:
-    match move:
-        case Gather(index):
-            return index
-        case Chain(steps):
-            found: Tensor | None = None
-            for step in steps:
-                index = _index(step)
-                assert index is not None
-                found = index if found is None else found[index]
-            return found
-    return None
+    return None if move is None else kept_indices(move.axes[axis], total)
 
 
 def _zero_others(tensor: Tensor, axis: int, kept: Tensor) -> Tensor:
@@ -318,7 +309,7 @@ def _restricted(
             small.append(None)
             continue
         for axis in range(tensor.dim()):
-            kept = _kept(moves, name, axis)
+            kept = _kept(moves, name, axis, tensor.shape[axis])
             if kept is not None:
                 tensor = tensor.index_select(axis, kept.to(tensor.device))
         small.append(tensor)
@@ -332,13 +323,12 @@ def _restricted(
 def _scattered(
     tensor: Tensor, name: str, kind: TensorType, moves: Moves, env: Mapping[str, int]
 ) -> Tensor:
-    from netir.dims import evaluate
-
     for axis, size in enumerate(kind.shape):
-        kept = _kept(moves, name, axis)
+        total = evaluate(size, env)
+        kept = _kept(moves, name, axis, total)
         if kept is not None:
             shape = list(tensor.shape)
-            shape[axis] = evaluate(size, env)
+            shape[axis] = total
             tensor = tensor.new_zeros(shape).index_copy(axis, kept.to(tensor.device), tensor)
     return tensor
 

@@ -1,0 +1,196 @@
+"""The commands, their options, and how errors end a run. torch is imported only by what needs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from netir.errors import NetirError
+
+
+class _Group(TyperGroup):
+    """A group of commands in which a refused request is told, not traced."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except NetirError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    help="Rewrite trained neural networks: trace, look, verify, lower.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A .netir file, a factory pkg.module:function, or builtin:residual|attention.",
+    ),
+]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        help="An example input where the factory gives only a module: 'x=f32[batch, 3, 32, 32]'.",
+    ),
+]
+Sizes = Annotated[
+    list[str] | None, typer.Option("--size", help="The number that a symbolic size stands for.")
+]
+Allowed = Annotated[
+    list[str] | None,
+    typer.Option("--allow-op", help="An operator that is not torch's own and that you trust."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Rewrite trained neural networks: trace, look, verify, lower."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"netir {installed('netir')}")
+        raise typer.Exit
+
+
+@app.command()
+def trace(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .netir file to write.")],
+    inputs: Inputs = None,
+    sizes: Sizes = None,
+    allow_op: Allowed = None,
+) -> None:
+    """Trace a model and write it as a .netir file."""
+    from netir.cli.models import find
+    from netir.cli.tables import summary
+    from netir.store import save
+
+    graph = find(model, inputs, sizes, allow_op)
+    save(graph, out)
+    typer.echo(f"{summary(graph)}\nwrote {out}")
+
+
+@app.command()
+def show(
+    model: Model,
+    cost: Annotated[bool, typer.Option("--cost", help="Add what each node costs.")] = False,
+    inputs: Inputs = None,
+    sizes: Sizes = None,
+    allow_op: Allowed = None,
+) -> None:
+    """Print a graph in its text form."""
+    from netir.cli.models import find, numbers
+
+    graph = find(model, inputs, sizes, allow_op)
+    typer.echo(str(graph), nl=False)
+    if cost:
+        from netir.cli.tables import print_cost
+        from netir.cost import cost as count
+
+        wanted = {n: v for n, v in numbers(sizes).items() if n in graph.symbols}
+        print_cost(graph, count(graph, wanted))
+
+
+@app.command()
+def spaces(
+    model: Model,
+    layer: Annotated[
+        str, typer.Option(help="Only spaces that touch a layer or parameter matching this glob.")
+    ] = "",
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also frozen spaces one by one, and all members.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    inputs: Inputs = None,
+    sizes: Sizes = None,
+    allow_op: Allowed = None,
+) -> None:
+    """Tell which widths can change, what moves with each, and why others cannot."""
+    from netir.cli.describe import described
+    from netir.cli.models import find
+    from netir.cli.tables import print_json, print_spaces
+
+    graph = find(model, inputs, sizes, allow_op)
+    found = described(graph, layer)
+    if as_json:
+        print_json(found)
+    else:
+        print_spaces(found, everything or bool(layer))
+
+
+@app.command()
+def verify(
+    before: Model,
+    after: Model,
+    contract: Annotated[
+        str,
+        typer.Option(help="exact, exact-eval, bounded or changed; default: what the passes keep."),
+    ] = "",
+    seed: Annotated[int, typer.Option(help="For the random inputs.")] = 0,
+    inputs: Inputs = None,
+    sizes: Sizes = None,
+    allow_op: Allowed = None,
+) -> None:
+    """Run two networks on the same random inputs in float64 and compare them."""
+    from netir.cli.models import find, numbers, random_arguments
+    from netir.verify import verify as compare
+
+    first = find(before, inputs, sizes, allow_op)
+    second = find(after, inputs, sizes, allow_op)
+    arguments = random_arguments(first, numbers(sizes), seed)
+    verdict = compare(first, second, (), arguments, contract=contract or None)
+    typer.echo(
+        f"{verdict.contract.value}: holds, error {verdict.error:.2g}, allowed {verdict.bound:.2g}"
+    )
+
+
+@app.command()
+def lower(
+    model: Model,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="A .py file, or a folder for model.py.")
+    ],
+    inputs: Inputs = None,
+    sizes: Sizes = None,
+    allow_op: Allowed = None,
+) -> None:
+    """Write a graph as a readable Python module with its weights beside it."""
+    from netir.cli.models import find
+    from netir.lower.python import to_python
+
+    graph = find(model, inputs, sizes, allow_op)
+    if out.suffix != ".py":
+        if out.suffix:
+            raise NetirError(f"cannot lower to '{out.suffix}'", str(out), "name a .py file or a folder")
+        out.mkdir(parents=True, exist_ok=True)
+        out = out / "model.py"
+    to_python(graph, out)
+    typer.echo(f"wrote {out}")
+
+
+@app.command()
+def demo() -> None:
+    """Trace a built-in network, widen it, prune it, prove both, and write the result."""
+    from netir.cli.demo import run
+
+    run()
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(app())
