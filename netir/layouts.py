@@ -58,6 +58,11 @@ def size_of(layout: Layout) -> Dim:
 
 def resolve(layout: Layout) -> Layout:
     """The layout with every bound atom replaced by what it is bound to."""
+    if len(layout) == 1:
+        only = layout[0]
+        if only.__class__ is Concat:
+            return layout
+        return layout if only.bound is None else _follow(only)  # type: ignore[union-attr,arg-type]
     for term in layout:
         if term.__class__ is Atom and term.bound is not None:  # type: ignore[union-attr]
             break
@@ -73,9 +78,12 @@ def resolve(layout: Layout) -> Layout:
 
 
 def _follow(atom: Atom) -> Layout:
-    assert atom.bound is not None
+    bound = atom.bound
+    assert bound is not None
+    if len(bound) == 1 and (bound[0].__class__ is Concat or bound[0].bound is None):  # type: ignore[union-attr]
+        return bound
     found: list[Term] = []
-    pending: list[Term] = list(reversed(atom.bound))
+    pending: list[Term] = list(reversed(bound))
     while pending:
         term = pending.pop()
         if isinstance(term, Atom) and term.bound is not None:

@@ -6,17 +6,19 @@ what users and passes see of the result. Nothing here changes a graph.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from netir.axes import FREE, Axis, Rule, parse_rule
 from netir.dims import Dim, divide
 from netir.errors import NetirError
 from netir.ir import Graph, Node, TensorType, leaves
-from netir.layouts import Atom, Layout, atoms, concat, freeze, resolve, size_of, unify
+from netir.layouts import Atom, Concat, Layout, atoms, concat, freeze, resolve, size_of, unify
 from netir.layouts import show as show_layout
 
 Shape = tuple[Layout, ...]
@@ -111,25 +113,28 @@ class Site:
         `attributes` names letters whose size is an attribute, which follows when they change;
         `fixed` gives letters whose size is a number that cannot.
         """
-        node, known = self.node, self._analysis.shapes
-        sizes: dict[str, Dim] = {c: getattr(node.op, a) for c, a in attributes.items()}
-        ranks = tuple(
-            -1 if o is None else self._analysis.rank(o) for o in node.operands
-        )
-        rule = parse_rule(text, ranks)
+        node, known, params = self.node, self._analysis.shapes, self._params
+        operands = node.operands
+        shapes = [None if o is None else known.get(o) for o in operands]
+        ranks = [
+            len(s) if s is not None else -1 if o is None else params[o[1:]].data.dim()
+            for o, s in zip(operands, shapes, strict=True)
+        ]
+        rule = parse_rule(text, tuple(ranks))
         env: dict[Axis, Layout] = {c: self.extent(size) for c, size in fixed.items()}
         later: list[tuple[Axis, Layout]] = []
-        unseen = []
-        for operand, axes in zip(node.operands, rule.operands, strict=False):
-            if operand is None:
-                continue
-            shape = known.get(operand)
-            if shape is None:
-                unseen.append((operand, axes))
-                continue
-            self._read(axes, shape, env, later)
-        for operand, axes in unseen:
-            self._analysis.shapes[operand] = self._first_seen(operand, axes, env, later)
+        for shape, axes in zip(shapes, rule.operands, strict=False):
+            if shape is not None:
+                self._read(axes, shape, env, later)
+        for operand, shape, axes in zip(operands, shapes, rule.operands, strict=False):
+            if shape is None and operand is not None:
+                if operand in known:
+                    self._read(axes, known[operand], env, later)
+                else:
+                    known[operand] = self._first_seen(params[operand[1:]].data, axes, env, later)
+        sizes: Mapping[str, Dim] = NONE
+        if attributes:
+            sizes = {letter: getattr(node.op, name) for letter, name in attributes.items()}
         for block, layout in later:
             self._block(block, layout, env, sizes)
         for letter, attribute in attributes.items():
@@ -147,7 +152,8 @@ class Site:
     ) -> None:
         for axis, layout in zip(axes, shape, strict=True):
             if axis == FREE:
-                self.freeze(layout, "its positions are not channels")
+                if layout and (len(layout) > 1 or layout[0].__class__ is Concat or not layout[0].reason):
+                    self.freeze(layout, "its positions are not channels")
             elif axis.__class__ is tuple:
                 later.append((axis, layout))
             else:
@@ -159,26 +165,33 @@ class Site:
 
     def _first_seen(
         self,
-        operand: str,
+        data: Tensor,
         axes: tuple[Axis, ...],
         env: dict[Axis, Layout],
         later: list[tuple[Axis, Layout]],
     ) -> Shape:
         """The layouts of a parameter that no node before has read: taken from the rule."""
+        if len(axes) == 1:
+            only = env.get(axes[0])
+            if only and len(only) == 1 and only[0].size == data.numel():
+                return (only,)
         shape: list[Layout] = []
-        for axis, size in zip(axes, self._params[operand[1:]].data.shape, strict=True):
+        extents = self._analysis.extents
+        for axis, size in zip(axes, data.shape, strict=True):
+            if axis == FREE:
+                shape.append(extents.get(size) or self.extent(size))
+                continue
             seen = env.get(axis)
             if size == 1:
                 layout: Layout = ()
-            elif axis == FREE:
-                layout = self.extent(size)
-            elif seen is not None and size_of(seen) == size:
-                layout = seen
+            elif seen and (seen[0].size if len(seen) == 1 else size_of(seen)) == size:
+                shape.append(seen)
+                continue
             else:
                 layout = (Atom(size),)
             if axis.__class__ is tuple:
                 later.append((axis, layout))
-            elif axis != FREE and (seen is None or (not seen and layout)):
+            elif not seen and (seen is None or layout):
                 env[axis] = layout
             shape.append(layout)
         return tuple(shape)
@@ -209,8 +222,9 @@ class Site:
 
     def _record(self, rule: Rule, env: Mapping[Axis, Layout]) -> None:
         operands = self.node.operands
-        for letter, kind, slots in ((r.letter, r.kind, r.slots) for r in rule.roles):
-            layout = env.get(letter)
+        for role in rule.roles:
+            kind, slots = role.kind, role.slots
+            layout = env.get(role.letter)
             if not layout:
                 continue
             if kind == "pair":
@@ -224,9 +238,10 @@ class Site:
         self, number: int, axes: tuple[Axis, ...], env: dict[Axis, Layout], sizes: Mapping[str, Dim]
     ) -> Shape:
         shape: list[Layout] = []
+        extents = self._analysis.extents
         for axis, size in zip(axes, self.node.types[number].shape, strict=True):
             if axis == FREE:
-                shape.append(self.extent(size))
+                shape.append(extents.get(size) or self.extent(size))
             elif axis.__class__ is tuple:
                 for letter in axis:  # type: ignore[union-attr]
                     if letter not in env:
@@ -240,8 +255,7 @@ class Site:
         return tuple(shape)
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """A parameter axis that belongs to a space; `whole` if the space is all of that axis."""
 
     param: str
@@ -305,18 +319,14 @@ class Analysis:
         self.shapes: dict[str, Shape] = {}
         self.uses: list[Use] = []
         self.derived: dict[str, dict[str, Derived]] = {}
-        self._extents: dict[Dim, Layout] = {1: ()}
+        self.extents: dict[Dim, Layout] = {1: ()}
 
     def extent(self, size: Dim) -> Layout:
         """The layout of an axis that never changes; axes of one size share it."""
-        found = self._extents.get(size)
+        found = self.extents.get(size)
         if found is None:
-            found = self._extents[size] = (Atom(size, EXTENT),)
+            found = self.extents[size] = (Atom(size, EXTENT),)
         return found
-
-    def rank(self, operand: str) -> int:
-        shape = self.shapes.get(operand)
-        return self.graph.params[operand[1:]].data.dim() if shape is None else len(shape)
 
     def shape(self, operand: str) -> Shape:
         """The layouts of a value's or an `@parameter`'s axes."""
@@ -337,10 +347,10 @@ class Analysis:
         for name in self.graph.params:
             for axis, layout in enumerate(self.shapes.get(f"@{name}", ())):
                 found = resolve(layout)
-                for atom in dict.fromkeys(atoms(found)):
-                    if atom.reason is not EXTENT:
-                        whole = found == (atom,)
-                        members.setdefault(atom, []).append(Member(name, axis, whole))
+                whole = len(found) == 1 and found[0].__class__ is Atom
+                for atom in found if whole else dict.fromkeys(atoms(found)):
+                    if atom.reason is not EXTENT:  # type: ignore[union-attr]
+                        members.setdefault(atom, []).append(Member(name, axis, whole))  # type: ignore[arg-type]
         return tuple(self._named(members))
 
     def _named(self, members: Mapping[Atom, list[Member]]) -> Iterator[Space]:
@@ -369,18 +379,19 @@ class Analysis:
     def summed(self) -> Mapping[tuple[str, int], frozenset[Atom]]:
         """By parameter and axis: the atoms over which everything that reads it sums."""
         nodes = self.graph.nodes
-        found: dict[tuple[str, int], list[Use]] = {}
+        found: dict[tuple[str, int], list[Layout]] = {}
         for use in self.uses:
             if use.kind == "contract":
                 for position, axis in use.slots:
                     operand = nodes[use.node].operands[position]
                     if operand is not None and operand[0] == "@":
-                        found.setdefault((operand[1:], axis), []).append(use)
-        direct = {name[1:] for name in self.graph.outputs if name[0] == "@"}
+                        found.setdefault((operand[1:], axis), []).append(use.layout)
+        reads = Counter(o for node in nodes.values() for o in node.operands)
+        reads.update(self.graph.outputs)
         return {
-            key: frozenset.intersection(*(frozenset(atoms(u.layout)) for u in uses))
-            for key, uses in found.items()
-            if key[0] not in direct and len(uses) >= len(self.graph.users[f"@{key[0]}"])
+            key: frozenset.intersection(*(frozenset(atoms(layout)) for layout in layouts))
+            for key, layouts in found.items()
+            if len(layouts) >= reads[f"@{key[0]}"]
         }
 
     @cached_property

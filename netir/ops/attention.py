@@ -7,6 +7,7 @@ from typing import Any
 
 import torch.nn.functional as F
 
+from netir.layouts import Layout
 from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, expect, product
 
 
@@ -23,41 +24,25 @@ class Attention(Op):
     scale: float = 1.0
     is_causal: bool = False
     enable_gqa: bool = False
-    dropout_p: float = 0.0
 
     def layouts(self, site: Any) -> Any:
-        if self.enable_gqa:
-            return self._grouped(site)
-        rank = len(site.shape(0))
-        lead = " ".join("abcdef"[: rank - 2])
-        mask = f", {self._mask(site, lead)}" if len(site.node.operands) > 3 else ""
-        (out,) = site.apply(f"{lead} l! d, {lead} s! d, {lead} s! e{mask} -> {lead} l e")
+        lead = list("abcfgh"[: len(site.shape(0)) - 2])
+        if self.enable_gqa:  # heads of queries: those of keys times the queries that share one
+            lead[-1] = "(g r)"
+        batch = " ".join(lead)
+        keys = batch.replace("(g r)", "g")
+        rule = f"{batch} l! d, {keys} s! d, {keys} s! e"
+        if len(site.node.operands) > 3:
+            rule += f", {self._mask(site.shape(3), [*lead, 'l', 's'])}"
+        found = site.apply(f"{rule} -> {batch} l e")
         for layout in (site.shape(0)[-2], site.shape(1)[-2]):
             site.freeze(layout, "positions of attention")
-        return [out]
+        return found  # type: ignore[no-any-return]
 
-    def _mask(self, site: Any, lead: str) -> str:
+    def _mask(self, shape: tuple[Layout, ...], names: list[str]) -> str:
         """The axis rule of the mask, each of whose axes may be 1 or absent."""
-        names = [*lead.split(), "l", "s"]
-        shape = site.shape(3)
-        return " ".join(
-            name if layout else "_" for name, layout in
-            zip(names[len(names) - len(shape) :], shape, strict=True)
-        )  # fmt: skip
-
-    def _grouped(self, site: Any) -> Any:
-        """Query heads are key heads times the queries that share one."""
-        query, key = site.node.operands[0], site.node.operands[1]
-        heads = site.types[query].shape[-3]
-        groups = site.types[key].shape[-3]
-        site.types  # noqa: B018
-        (out,) = site.apply("b (g r) l! d, b g s! d, b g s! e -> b (g r) l e"
-                            if len(site.node.operands) < 4 else
-                            "b (g r) l! d, b g s! d, b g s! e, ... -> b (g r) l e")
-        assert heads % groups == 0
-        for layout in (site.shape(0)[-2], site.shape(1)[-2]):
-            site.freeze(layout, "positions of attention")
-        return [out]
+        pairs = zip(names[len(names) - len(shape) :], shape, strict=True)
+        return " ".join(name if layout else "_" for name, layout in pairs)
 
     def infer(
         self, q: TensorType, k: TensorType, v: TensorType, mask: TensorType | None = None
@@ -81,5 +66,6 @@ class Attention(Op):
         if not isinstance(head, int):
             return None
         scale = call.options.pop("scale", None)
-        call.options.pop("dropout_p", None)
+        if call.options.pop("dropout_p", 0.0):
+            return None
         return cls(scale=head**-0.5 if scale is None else scale, **call.options)

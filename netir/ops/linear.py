@@ -45,7 +45,8 @@ class MatMul(Op):
     """The product of matrices, leading axes broadcast."""
 
     name = "matmul"
-    aten = ("matmul.default", "bmm.default", "mm.default", "mv.default", "dot.default")
+    aten = ("matmul.default", "bmm.default", "mm.default", "mv.default", "dot.default",
+            "vdot.default")  # fmt: skip
 
     def layouts(self, site: Any) -> Any:
         ranks = tuple(len(site.shape(i)) for i in (0, 1))
@@ -62,9 +63,6 @@ class MatMul(Op):
         )
         return site.apply(f"{left}, {right} -> {out}")
 
-    def linear(self) -> bool:
-        return True
-
     def infer(self, a: TensorType, b: TensorType) -> TensorType:
         left = a.shape if len(a.shape) > 1 else (1, *a.shape)
         right = b.shape if len(b.shape) > 1 else (*b.shape, 1)
@@ -79,6 +77,29 @@ class MatMul(Op):
     def to_torch(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.matmul(a, b)
 
+    @classmethod
+    def from_aten(cls, call: AtenCall) -> Op | None:
+        conjugates = call.base == "vdot" and call.types[0].dtype.is_complex
+        return None if conjugates else cls()
+
+
+@dataclass(frozen=True)
+class Outer(Op):
+    """Every product of an element of one vector and an element of another."""
+
+    name = "outer"
+    aten = ("outer.default", "ger.default")
+
+    @property
+    def axes(self) -> str:
+        return "a, b -> a b"
+
+    def infer(self, a: TensorType, b: TensorType) -> TensorType:
+        return TensorType(promote(a, b), (*a.shape, *b.shape))
+
+    def to_torch(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.outer(a, b)
+
 
 @dataclass(frozen=True)
 class AddMM(Op):
@@ -91,12 +112,14 @@ class AddMM(Op):
     batched: bool = False
 
     def layouts(self, site: Any) -> Any:
-        out = "b m n" if self.batched else "m n"
-        added = out.split()[-len(site.shape(0)) :] if site.shape(0) else []
-        if any(not layout for layout in site.shape(0)) and len(added) > 1:
-            return self.wall(site, "the added matrix broadcasts")
         lead = "b " if self.batched else ""
-        return site.apply(f"{' '.join(added)}, {lead}m k, {lead}k n -> {out}")
+        out = f"{lead}m n".split()
+        shape = site.shape(0)
+        added = [
+            letter if layout else "_"
+            for letter, layout in zip(out[len(out) - len(shape) :], shape, strict=True)
+        ]
+        return site.apply(f"{' '.join(added)}, {lead}m k, {lead}k n -> {' '.join(out)}")
 
     def infer(self, x: TensorType, a: TensorType, b: TensorType) -> TensorType:
         expect(a.shape[-1] == b.shape[-2], f"matrices {a} and {b} do not fit")
@@ -111,7 +134,7 @@ class AddMM(Op):
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
-        return cls(batched=call.target.startswith("baddbmm"), **call.options)
+        return cls(batched=call.base == "baddbmm", **call.options)
 
 
 @dataclass(frozen=True)
@@ -130,9 +153,6 @@ class Einsum(Op):
             return ""
         spaced = [" ".join(t.replace("...", "@")).replace("@", "...") for t in terms]
         return f"{', '.join(spaced[:-1])} -> {spaced[-1]}".lower() if _one_case(left) else ""
-
-    def linear(self) -> bool:
-        return True
 
     def infer(self, *operands: TensorType) -> TensorType:
         left, _, right = self.equation.replace(" ", "").partition("->")
@@ -180,6 +200,9 @@ class Embedding(Op):
     @property
     def axes(self) -> str:
         return "_ d, ... -> ... d"
+
+    def linear(self) -> bool:
+        return True
 
     def infer(self, weight: TensorType, index: TensorType) -> TensorType:
         return weight.with_shape((*index.shape, weight.shape[1]))

@@ -1,18 +1,24 @@
-"""Pooling and resizing: ops that summarise or resample positions, channel by channel."""
+"""Pooling: ops that summarise windows of positions, channel by channel."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 
-from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, expect, per_axis
+from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, Types, expect, per_axis
 
-_MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-_AVG = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
-_ADAPTIVE_AVG = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
-_ADAPTIVE_MAX = {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
+_MAX: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_AVG: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+_ADAPTIVE_AVG: dict[int, Any] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+_ADAPTIVE_MAX: dict[int, Any] = {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
+
+
+def _rank(call: AtenCall) -> int:
+    """The spatial axes of `max_pool2d` and the like."""
+    return int(call.base[call.base.index("pool") + 4])
 
 
 @dataclass(frozen=True)
@@ -26,11 +32,10 @@ class _Pool(Op):
     ceil_mode: bool = False
 
     def layouts(self, site: Any) -> Any:
-        rule = " ".join("_" for _ in range(self.rank))
-        lead = " ".join("abcdefgh"[: len(site.shape(0)) - self.rank])
-        return site.apply(f"{lead} {rule} -> {lead} {rule}")
+        rank = len(site.shape(0))
+        return self.along(site, range(rank - self.rank, rank), "its positions are pooled")
 
-    def infer(self, x: TensorType) -> TensorType:
+    def infer(self, x: TensorType) -> Types:
         expect(len(x.shape) > self.rank, f"input has only {len(x.shape)} dimensions")
         lead, size = x.shape[: -self.rank], x.shape[-self.rank :]
         return x.with_shape((*lead, *(self._size(i, s) for i, s in enumerate(size))))
@@ -50,8 +55,7 @@ class _Pool(Op):
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
-        rank = int(call.target.split(".")[0][-2])
-        return cls(rank=rank, **call.options)
+        return cls(rank=_rank(call), **call.options)
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,29 @@ class MaxPool(_Pool):
         return _MAX[self.rank](
             x, self.kernel_size, self.stride or None, self.padding, self.dilation, self.ceil_mode
         )
+
+
+@dataclass(frozen=True)
+class MaxPoolAt(MaxPool):
+    """The largest value under a window, and where it is among all positions."""
+
+    name = "max_pool_at"
+    aten = ("max_pool1d_with_indices.default", "max_pool2d_with_indices.default",
+            "max_pool3d_with_indices.default")  # fmt: skip
+
+    def infer(self, x: TensorType) -> Types:
+        return _and_places(super().infer(x))
+
+    def to_torch(self, x: Tensor) -> Any:
+        return _MAX[self.rank](
+            x, self.kernel_size, self.stride or None, self.padding, self.dilation, self.ceil_mode,
+            True,
+        )  # fmt: skip
+
+
+def _and_places(found: Types) -> Types:
+    assert isinstance(found, TensorType)
+    return found, TensorType(torch.int64, found.shape)
 
 
 @dataclass(frozen=True)
@@ -99,26 +126,22 @@ class AvgPool(_Pool):
 class _AdaptivePool(Op):
     """Windows chosen so that the result has `output_size` positions."""
 
-    output_size: tuple[int, ...] = (1, 1)
+    output_size: tuple[Dim, ...] = (1, 1)
 
     @property
     def rank(self) -> int:
         return len(self.output_size)
 
     def layouts(self, site: Any) -> Any:
-        rule = " ".join("_" for _ in range(self.rank))
-        lead = " ".join("abcdefgh"[: len(site.shape(0)) - self.rank])
-        return site.apply(f"{lead} {rule} -> {lead} {rule}")
+        rank = len(site.shape(0))
+        return self.along(site, range(rank - self.rank, rank), "its positions are pooled")
 
-    def infer(self, x: TensorType) -> TensorType:
+    def infer(self, x: TensorType) -> Types:
         return x.with_shape((*x.shape[: -self.rank], *self.output_size))
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
-        if len(call.results) != 1:
-            return None
-        rank = int(call.target.split(".")[0][-2])
-        return cls(tuple(call.results[0].shape[-rank:]))  # type: ignore[arg-type]
+        return cls(tuple(call.results[0].shape[-_rank(call) :]))
 
 
 @dataclass(frozen=True)
@@ -138,9 +161,14 @@ class AdaptiveAvgPool(_AdaptivePool):
 
 @dataclass(frozen=True)
 class AdaptiveMaxPool(_AdaptivePool):
-    """The largest value of each window, for a result of given size."""
+    """The largest value of each window, for a result of given size, and where it is."""
 
     name = "adaptive_max_pool"
+    aten = ("adaptive_max_pool1d.default", "adaptive_max_pool2d.default",
+            "adaptive_max_pool3d.default")  # fmt: skip
 
-    def to_torch(self, x: Tensor) -> Tensor:
-        return _ADAPTIVE_MAX[self.rank](x, self.output_size)
+    def infer(self, x: TensorType) -> Types:
+        return _and_places(super().infer(x))
+
+    def to_torch(self, x: Tensor) -> Any:
+        return _ADAPTIVE_MAX[self.rank](x, self.output_size, True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
 
-from netir.ops.base import AtenCall, Op, Tensor, TensorType
+from netir.ops.base import AtenCall, Op, Tensor, TensorType, Types, broadcast, expect, promote
 
 
 @dataclass(frozen=True)
@@ -16,22 +16,29 @@ class Reduce(Op):
     """Summarise the axes `dims`, which disappear unless `keepdim`."""
 
     kind: ClassVar[str] = "mix"
-    """How a channel axis is used; see `Use`."""
+    """How a channel axis is used, see `Use`; empty if it cannot change."""
     dims: tuple[int, ...] = ()
     keepdim: bool = False
 
+    def use(self) -> str:
+        """How a channel axis is used by these attributes."""
+        return self.kind
+
     def layouts(self, site: Any) -> Any:
-        shape = site.shape(0)
+        shape, kind = site.shape(0), self.use()
         for dim in self.dims:
-            site.use(self.kind, shape[dim], (0, dim))
-        return [self._shape(shape, ())]
+            if kind:
+                site.use(kind, shape[dim], (0, dim))
+            else:
+                site.freeze(shape[dim], "its size is part of what is computed")
+        return [self._shape(shape, ())] * len(site.node.types)
 
     def _shape(self, shape: tuple[Any, ...], gone: Any) -> tuple[Any, ...]:
         if self.keepdim:
             return tuple(gone if i in self.dims else s for i, s in enumerate(shape))
         return tuple(s for i, s in enumerate(shape) if i not in self.dims)
 
-    def infer(self, x: TensorType) -> TensorType:
+    def infer(self, x: TensorType) -> Types:
         return TensorType(self.dtype_of(x), self._shape(x.shape, 1))
 
     def dtype_of(self, x: TensorType) -> torch.dtype:
@@ -42,15 +49,14 @@ class Reduce(Op):
     def from_aten(cls, call: AtenCall) -> Op | None:
         options = dict(call.options)
         dims = reduced_dims(options, call.types[0].rank)
-        if options.keys() - {"keepdim", "correction", "unbiased", "ord", "p"}:
-            return None
-        return cls(dims=dims, **options)
+        known = {f.name for f in fields(cls)}
+        return cls(dims=dims, **options) if options.keys() <= known else None
 
 
 def reduced_dims(options: dict[str, Any], rank: int) -> tuple[int, ...]:
     """The axes that a call reduces; none named means all."""
     dim = options.pop("dim", None)
-    dims = range(rank) if dim is None or dim == [] else [dim] if isinstance(dim, int) else dim
+    dims = [dim] if isinstance(dim, int) else dim or range(rank)
     return tuple(sorted(d % rank for d in dims)) if rank else ()
 
 
@@ -64,10 +70,75 @@ def _reduce(name: str, function: Callable[..., Any], aten: str, doc: str, kind: 
 
 
 Mean = _reduce("mean", torch.mean, "mean.dim mean.default", "The mean.", "mix")
-Amax = _reduce("amax", torch.amax, "amax.default", "The largest value.", "mix")
-Amin = _reduce("amin", torch.amin, "amin.default", "The smallest value.", "mix")
+Amax = _reduce("amax", torch.amax, "amax.default max.default", "The largest value.", "mix")
+Amin = _reduce("amin", torch.amin, "amin.default min.default", "The smallest value.", "mix")
 Logsumexp = _reduce("logsumexp", torch.logsumexp, "logsumexp.default", "log of sum of exp.",
                     "softmax")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Truth(Reduce):
+    """Whether values are other than zero."""
+
+    def dtype_of(self, x: TensorType) -> torch.dtype:
+        return torch.uint8 if x.dtype == torch.uint8 else torch.bool
+
+
+@dataclass(frozen=True)
+class Any_(_Truth):
+    """Whether some value is other than zero."""
+
+    name = "any"
+    aten = ("any.dim", "any.dims", "any.default")
+
+    def to_torch(self, x: Tensor) -> Tensor:
+        return torch.any(x, self.dims, keepdim=self.keepdim)
+
+
+@dataclass(frozen=True)
+class All(_Truth):
+    """Whether no value is zero."""
+
+    name = "all"
+    aten = ("all.dim", "all.dims", "all.default")
+
+    def to_torch(self, x: Tensor) -> Tensor:
+        return torch.all(x, self.dims, keepdim=self.keepdim)
+
+
+@dataclass(frozen=True)
+class AMinMax(Reduce):
+    """The smallest and the largest value."""
+
+    name = "aminmax"
+    aten = ("aminmax.default",)
+
+    def infer(self, x: TensorType) -> Types:
+        found = x.with_shape(self._shape(x.shape, 1))
+        return found, found
+
+    def to_torch(self, x: Tensor) -> Any:
+        return torch.aminmax(x, dim=self.dims[0], keepdim=self.keepdim)
+
+    @classmethod
+    def from_aten(cls, call: AtenCall) -> Op | None:
+        named = "dim" in call.options or call.types[0].rank == 1
+        return super().from_aten(call) if named else None
+
+
+@dataclass(frozen=True)
+class Prod(Reduce):
+    """The product."""
+
+    name = "prod"
+    aten = ("prod.dim_int",)
+    kind = ""
+
+    def dtype_of(self, x: TensorType) -> torch.dtype:
+        return _summed(x.dtype)
+
+    def to_torch(self, x: Tensor) -> Tensor:
+        return torch.prod(x, self.dims[0], self.keepdim)
 
 
 @dataclass(frozen=True)
@@ -78,38 +149,62 @@ class Sum(Reduce):
     aten = ("sum.dim_IntList", "sum.default")
     kind = "sum"
 
+    def linear(self) -> bool:
+        return True
+
     def dtype_of(self, x: TensorType) -> torch.dtype:
-        floating = x.dtype.is_floating_point or x.dtype.is_complex
-        return x.dtype if floating else torch.int64
+        return _summed(x.dtype)
 
     def to_torch(self, x: Tensor) -> Tensor:
         return torch.sum(x, self.dims, keepdim=self.keepdim)
 
 
+def _summed(dtype: torch.dtype) -> torch.dtype:
+    return dtype if dtype.is_floating_point or dtype.is_complex else torch.int64
+
+
 @dataclass(frozen=True)
 class Var(Reduce):
-    """The variance; `correction` is subtracted from the count."""
+    """The variance, or its root; `correction` is subtracted from the count."""
 
     name = "var"
-    aten = ("var.correction", "var.dim")
-    kind = "softmax"
-    correction: float = 1
+    aten = ("var.correction", "var.dim", "var.default", "std.correction", "std.dim", "std.default")
+    correction: int | float = 1
     root: bool = False
 
-    def to_torch(self, x: Tensor) -> Tensor:
+    def use(self) -> str:
+        return "softmax" if self.correction else "mix"
+
+    def to_torch(self, x: Tensor) -> Any:
         function = torch.std if self.root else torch.var
-        return function(x, self.dims, correction=self.correction, keepdim=self.keepdim)
+        return function(x, self.dims, correction=self.correction, keepdim=self.keepdim)  # type: ignore[call-overload]
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
-        options = dict(call.options)
+        options = call.options
         dims = reduced_dims(options, call.types[0].rank)
-        correction = options.pop("correction", None)
-        if "unbiased" in options:
-            correction = 1 if options.pop("unbiased") else 0
+        correction = options.pop("correction", 1)
+        if not options.pop("unbiased", True):
+            correction = 0
         keepdim = options.pop("keepdim", False)
-        root = call.target.startswith("std")
-        return None if options else cls(dims, keepdim, 1 if correction is None else correction, root)
+        return cls(dims, keepdim, correction, call.base.startswith("std"))
+
+
+@dataclass(frozen=True)
+class VarMean(Var):
+    """The variance, or its root, and the mean."""
+
+    name = "var_mean"
+    aten = ("var_mean.correction", "var_mean.dim", "var_mean.default", "std_mean.correction",
+            "std_mean.dim", "std_mean.default")  # fmt: skip
+
+    def infer(self, x: TensorType) -> Types:
+        found = x.with_shape(self._shape(x.shape, 1))
+        return found, found
+
+    def to_torch(self, x: Tensor) -> Any:
+        function = torch.std_mean if self.root else torch.var_mean
+        return function(x, self.dims, correction=self.correction, keepdim=self.keepdim)  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)
@@ -117,12 +212,61 @@ class VectorNorm(Reduce):
     """The norm of order `ord`."""
 
     name = "vector_norm"
-    aten = ("linalg_vector_norm.default",)
-    kind = "norm"
-    ord: float = 2
+    aten = ("linalg_vector_norm.default", "linalg_norm.default", "norm.ScalarOpt_dim",
+            "norm.Scalar")  # fmt: skip
+    ord: int | float = 2
+
+    def use(self) -> str:
+        return "norm" if self.ord > 0 else ""
 
     def to_torch(self, x: Tensor) -> Tensor:
         return torch.linalg.vector_norm(x, self.ord, self.dims, self.keepdim)
+
+    @classmethod
+    def from_aten(cls, call: AtenCall) -> Op | None:
+        options, rank = call.options, call.types[0].rank
+        order = options.pop("ord", options.pop("p", None))
+        dims = reduced_dims(options, rank)
+        if call.base == "linalg_norm" and order is not None and len(dims) != 1:
+            return None  # the norm of a matrix
+        keepdim = options.pop("keepdim", False)
+        return None if options else cls(dims, keepdim, 2 if order is None else order)
+
+
+@dataclass(frozen=True)
+class CosineSimilarity(Op):
+    """The cosine of the angle between vectors along `dim`."""
+
+    name = "cosine_similarity"
+    aten = ("cosine_similarity.default",)
+    dim: int = 1
+    eps: float = 1e-8
+
+    def layouts(self, site: Any) -> Any:
+        x, y = site.shape(0), site.shape(1)
+        found = []
+        for axis, (a, b) in enumerate(zip(x, y, strict=True)):
+            if a and b:
+                site.unify(a, b)
+            if axis != self.dim:
+                found.append(a or b)
+            elif a and b:
+                site.use("norm", a, (0, axis), (1, axis))
+            else:
+                site.freeze(a or b, "one vector is the same number everywhere")
+        return [tuple(found)]
+
+    def infer(self, x: TensorType, y: TensorType) -> TensorType:
+        expect(x.rank == y.rank, f"{x} and {y} differ in rank")
+        shape = broadcast(x.shape, y.shape)
+        return TensorType(promote(x, y), (*shape[: self.dim], *shape[self.dim + 1 :]))
+
+    def to_torch(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.cosine_similarity(x, y, self.dim, self.eps)
+
+    @classmethod
+    def from_aten(cls, call: AtenCall) -> Op | None:
+        return cls(call.axis(default=1), **call.options)
 
 
 @dataclass(frozen=True)
@@ -137,7 +281,8 @@ class Softmax(Op):
 
     def layouts(self, site: Any) -> Any:
         shape = site.shape(0)
-        site.use("softmax", shape[self.dim], (0, self.dim))
+        if shape:
+            site.use("softmax", shape[self.dim], (0, self.dim))
         return [shape]
 
     def infer(self, x: TensorType) -> TensorType:
@@ -149,6 +294,7 @@ class Softmax(Op):
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
-        dim = call.options["dim"] % call.types[0].rank
-        log = "log_softmax" in call.target
+        dim, log = call.axis(), "log_softmax" in call.target
+        if call.options.pop("half_to_float", False):
+            return None
         return cls(dim, log, call.options.get("dtype"))

@@ -106,8 +106,10 @@ def check_operands(op: Op, operands: tuple[str | None, ...]) -> None:
     least, most, optional = arity(type(op))
     count = len(operands)
     if count < least or (most is not None and count > most):
-        wanted = f"{least}" if least == most else f"{least} to {most}" if most else f"{least} or more"
-        raise NetirError(f"{op.name} takes {wanted} operands, {count} are given")
+        wanted = f"{least} or more" if most is None else f"{least} to {most}"
+        wanted = str(least) if least == most else wanted
+        ending, verb = "" if wanted == "1" else "s", "is" if count == 1 else "are"
+        raise NetirError(f"{op.name} takes {wanted} operand{ending}, {count} {verb} given")
     for position, operand in enumerate(operands):
         if operand is None and not optional[min(position, len(optional) - 1)]:
             raise NetirError(f"{op.name} needs operand {position}, which is left out")

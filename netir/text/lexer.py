@@ -28,6 +28,7 @@ _TOKEN = re.compile(
 )
 _PLAIN = re.compile(_NAME)
 _WORD = re.compile(r"[A-Za-z_][A-Za-z_0-9]*(?:\.[A-Za-z_0-9]+)*")
+_SIGILS = {"value": "%", "param": "@", "slot": "$"}
 
 _LONGEST_NAME = 1000
 _CANDIDATES = 2000
@@ -122,7 +123,7 @@ class Tokens:
 
     def place(self) -> int:
         """Where the next token begins; for `fail`."""
-        return self._match.start(self.kind) if self.kind else 0
+        return self._match.start(self.kind) - (self.kind in _SIGILS)
 
     def fail(self, what: str, fix: str = "", place: int | None = None) -> NoReturn:
         """Raise an error at a place, by default the next token."""
@@ -133,8 +134,8 @@ class Tokens:
 
     def expected(self, what: str) -> NoReturn:
         """Raise that the next token is not `what`."""
-        sigil = {"value": "%", "param": "@", "slot": "$"}.get(self.kind, "")
-        found = "the end of the text" if self.kind == "end" else f"'{_clip(sigil + self.text)}'"
+        text = _clip(_SIGILS.get(self.kind, "") + self.text)
+        found = "the end of the text" if self.kind == "end" else f"'{text}'"
         self.fail(f"expected {what}, found {found}", f"write {what} here")
 
     def unknown(self, what: str, name: str, known: Iterable[str], place: int) -> NoReturn:
