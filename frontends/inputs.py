@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -32,7 +32,6 @@ class Call:
     named: Mapping[str, Any]
     leaves: tuple[Any, ...]
     wanted: tuple[Axes, ...]
-    asked: bool
 
     @classmethod
     def of(
@@ -47,15 +46,20 @@ class Call:
                 raise NetirError(
                     f"dynamic names no input of the model: '{name}'", fix=nearest(name, named)
                 )
-        leaves, _ = pytree.tree_flatten((given, keywords))
-        owners = {id(leaf): n for n, v in named.items() for leaf in pytree.tree_leaves(v)}
+        leaves, spec = pytree.tree_flatten((given, keywords))
+        numbered = pytree.tree_unflatten(range(len(leaves)), spec)
+        owners = {
+            number: name
+            for name, part in named_arguments(model, *numbered).items()
+            for number in pytree.tree_leaves(part)
+        }
         wanted = tuple(
-            (dynamic or {}).get(owners.get(id(leaf), ""), BATCH)
+            (dynamic or {}).get(owners[number], BATCH)
             if isinstance(leaf, Tensor) and leaf.dim()
             else {}
-            for leaf in leaves
+            for number, leaf in enumerate(leaves)
         )
-        return cls(given, keywords, named, tuple(leaves), wanted, bool(dynamic))
+        return cls(given, keywords, named, tuple(leaves), wanted)
 
     def doubled(self) -> Call | None:
         """The call with every batch of one made two, or None if there is no such batch."""
@@ -69,7 +73,7 @@ class Call:
         leaves = [torch.cat([x, x]) if single(x, axes) else x for x, axes in pairs]
         spec = pytree.tree_structure((self.args, self.kwargs))
         args, kwargs = pytree.tree_unflatten(leaves, spec)
-        return Call(args, kwargs, self.named, tuple(leaves), self.wanted, self.asked)
+        return Call(args, kwargs, self.named, tuple(leaves), self.wanted)
 
     def shapes(self, model: nn.Module) -> dict[str, Any]:
         """The `dynamic_shapes` that torch.export takes."""
@@ -113,13 +117,19 @@ def named_arguments(
 @contextmanager
 def plain_signature(model: nn.Module, call: Call) -> Iterator[None]:
     """Give `forward` a name for everything that it collects: torch.export opens no axis else."""
-    signature = inspect.signature(model.forward)
-    kinds = {p.kind for p in signature.parameters.values()}
-    if not kinds & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}:
+    forward = model.forward
+    if call.named.keys() <= inspect.signature(forward).parameters.keys():
         yield
         return
+
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    names = [inspect.Parameter(name, kind) for name in call.named]
+    plain.__signature__ = inspect.Signature(names)  # type: ignore[attr-defined]
     own = model.__dict__.get("forward")
-    model.forward = _Plain(model.forward, signature, call)
+    model.forward = plain
     try:
         yield
     finally:
@@ -128,33 +138,11 @@ def plain_signature(model: nn.Module, call: Call) -> Iterator[None]:
             model.forward = own
 
 
-class _Plain:
-    """A forward whose signature lists the arguments of one call."""
-
-    def __init__(
-        self, forward: Callable[..., Any], signature: inspect.Signature, call: Call
-    ) -> None:
-        self._forward = forward
-        self._count = len(call.args)
-        bound = signature.bind(*call.args, **call.kwargs)
-        positional = [n for n in call.named if n not in call.kwargs]
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        names = [*positional, *(n for n in call.named if n in call.kwargs)]
-        del bound
-        self._names = names
-        self.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in names])
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._forward(*args, **kwargs)
-
-
 def _shapes(value: Any, axes: Iterator[Axes]) -> Any:
     """The open axes of a structure: lists stand for containers that torch does not build in."""
     if pytree.tree_structure(value).is_leaf():
         wanted = next(axes)
         return dict.fromkeys(wanted, ExportDim.AUTO) if isinstance(value, Tensor) else None
-    if value is None:
-        return None
     if isinstance(value, Mapping) and type(value) in pytree.BUILTIN_TYPES:
         return {key: _shapes(part, axes) for key, part in value.items()}
     if type(value) in (tuple, list):

@@ -363,8 +363,9 @@ class _Change:
         for use in self.analysis.uses:
             if use.kind not in ("contract", "pair", "sum") or not self._is_touched(use.layout):
                 continue
-            move = self.axis(use.layout, frozenset(atoms(use.layout)))
-            if not _shares(move) or self._absorbed(use):
+            if self._absorbed(use):
+                continue
+            if not _shares(self.axis(use.layout, frozenset(atoms(use.layout)))):
                 continue
             slot, axis = self._scaled_slot(use)
             found.setdefault(use.node, []).append((slot, axis, use.layout))

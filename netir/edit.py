@@ -191,7 +191,7 @@ class Edit:
             node = self._nodes.get(owner)
             if node is not None and operand in node.results:
                 return node.types[index]
-        raise NetirError(f"there is no value '{operand}'", fix=nearest(operand, self._nodes))
+        raise NetirError(f"there is no value '{operand}'", fix=nearest(operand, {**self._nodes, **self._inputs}))
 
     def _done(self) -> Graph:
         """The new graph, with all types inferred anew and everything checked."""

@@ -18,6 +18,7 @@ from netir.errors import NetirError, NetirWarning, nearest
 from netir.ir import Graph, Step
 from netir.moves import Moves
 from netir.spaces import Space
+from netir.verify import check
 
 _STRENGTH = {c: i for i, c in enumerate(Contract)}
 
@@ -98,6 +99,7 @@ class WidthPass(Pass):
                        default=Contract.EXACT)  # fmt: skip
         step = Step(str(self), contract.value, done.moves)
         rewritten = done.graph.replace(history=(*graph.history, step))
+        check(rewritten)
         counts = (_count(graph), _count(rewritten))
         report = Report(
             str(self), contract, tuple(s.name for s, _ in planned), tuple(skipped), counts

@@ -120,7 +120,7 @@ def spaces(
     sizes: Sizes = None,
     allow_op: Allowed = None,
 ) -> None:
-    """Tell which widths can change, what moves with each, and why others cannot."""
+    """Tell which widths can change, and what moves with each."""
     from netir.cli.describe import described
     from netir.cli.models import find
     from netir.cli.tables import print_json, print_spaces
@@ -146,12 +146,19 @@ def verify(
     sizes: Sizes = None,
     allow_op: Allowed = None,
 ) -> None:
-    """Run two networks on the same random inputs in float64 and compare them."""
+    """Compare two networks in float64 on random inputs."""
     from netir.cli.models import find, numbers, random_arguments
     from netir.verify import verify as compare
 
     first = find(before, inputs, sizes, allow_op)
     second = find(after, inputs, sizes, allow_op)
+    if dict(first.inputs) != dict(second.inputs):
+        raise NetirError(
+            "the two networks take different inputs",
+            where=" and ".join(", ".join(f"{n}: {t}" for n, t in g.inputs.items())
+                               for g in (first, second)),
+            fix="trace both with the same example inputs",
+        )  # fmt: skip
     arguments = random_arguments(first, numbers(sizes), seed)
     verdict = compare(first, second, (), arguments, contract=contract or None)
     typer.echo(
@@ -169,7 +176,7 @@ def lower(
     sizes: Sizes = None,
     allow_op: Allowed = None,
 ) -> None:
-    """Write a graph as a readable Python module with its weights beside it."""
+    """Write a graph as readable Python, its weights beside it."""
     from netir.cli.models import find
     from netir.lower.python import to_python
 
@@ -185,7 +192,7 @@ def lower(
 
 @app.command()
 def demo() -> None:
-    """Trace a built-in network, widen it, prune it, prove both, and write the result."""
+    """Trace, widen, prune, prove and lower a small network."""
     from netir.cli.demo import run
 
     run()

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from netir.errors import NetirError
+from netir.evaluate import input_values, symbol_values
 from netir.ir import Graph, Param
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -68,3 +70,23 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         for leaf, tensor in (*part._parameters.items(), *part._buffers.items()):
             if tensor is not None:
                 yield (f"{path}.{leaf}" if path else leaf), tensor
+
+
+def reread(
+    module: nn.Module, args: Any, kwargs: Mapping[str, Any] | None, dynamic: Any
+) -> Graph | None:
+    """The graph of a module that netir lowered; None if it was changed or the call is another."""
+    origin = module.__dict__.get("netir_origin")
+    graph = origin.read(module) if isinstance(origin, Origin) else None
+    if graph is None:
+        return None
+    wished = {name for axes in (dynamic or {}).values() for name in axes.values()}
+    if not wished <= graph.symbols:
+        return None
+    if args or kwargs:
+        given = tuple(args) if isinstance(args, (tuple, list)) else (args,)
+        try:
+            symbol_values(graph, input_values(graph, given, dict(kwargs or {})))
+        except NetirError:
+            return None
+    return graph

@@ -139,7 +139,7 @@ class Writer:
     def _run(self, node: Node, operands: list[Any]) -> Any:
         types = [None if o is None else self._graph.type_of(o) for o in node.operands]
         op = bound(node.op.left_open(*types), self._sizes)
-        if op.modal:
+        if op.modal and getattr(op, "dropout_p", 1):
             return op.to_torch(*operands, training=self._attribute("training"))
         if op.placed:
             return op.to_torch(*operands, device=self._device())

@@ -132,7 +132,7 @@ class Threshold(Pointwise):
 
 @dataclass(frozen=True)
 class Rrelu(Pointwise):
-    """ReLU with a slope for negative values, drawn from a range in train mode, its middle in eval."""
+    """ReLU with a slope for negative values, drawn from a range in train mode."""
 
     name = "rrelu"
     aten = ("rrelu.default",)

@@ -20,6 +20,7 @@ class Attention(Op):
     """
 
     name = "attention"
+    modal = True
     aten = ("scaled_dot_product_attention.default",)
     scale: float = 1.0
     is_causal: bool = False
@@ -54,10 +55,12 @@ class Attention(Op):
     def macs(self, out: TensorType, q: TensorType, k: TensorType, v: TensorType, *_: Any) -> Dim:
         return product(q.shape) * k.shape[-2] + product(out.shape) * v.shape[-2]
 
-    def to_torch(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    def to_torch(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, training: bool = False
+    ) -> Tensor:
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=self.is_causal, scale=self.scale,
-            enable_gqa=self.enable_gqa,
+            enable_gqa=self.enable_gqa, dropout_p=training * self.dropout_p,
         )  # fmt: skip
 
     @classmethod

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from netir.dims import same
 from netir.layouts import Layout, size_of
-from netir.ops.base import AtenCall, Op, Tensor, TensorType, broadcast, expect
+from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, broadcast, expect
 
 PICKED = "its indices are picked by position"
 WRITTEN = "parts of it are written by position"
@@ -323,3 +323,30 @@ class GridSample(Op):
         options = call.options
         mode, padding = options["interpolation_mode"], options["padding_mode"]
         return cls(mode, padding, options["align_corners"])
+
+
+@dataclass(frozen=True)
+class AffineGrid(Op):
+    """For every place of a result of `size`, where an affine map takes it; for `grid_sample`."""
+
+    name = "affine_grid"
+    aten = ("affine_grid_generator.default",)
+    size: tuple[Dim, ...] = ()
+    align_corners: bool = False
+
+    def layouts(self, site: Any) -> Any:
+        free = " ".join("_" * (len(self.size) - 1))
+        (made,) = site.apply(f"n _ _ -> n {free}")
+        site.derive("size", (made[0], *[None] * (len(self.size) - 1)))
+        return [made]
+
+    def linear(self) -> bool:
+        return True
+
+    def infer(self, theta: TensorType) -> TensorType:
+        rank = len(self.size) - 2
+        expect(theta.shape[1:] == (rank, rank + 1), f"{theta} holds no maps of {rank} dimensions")
+        return theta.with_shape((theta.shape[0], *self.size[2:], rank))
+
+    def to_torch(self, theta: Tensor) -> Tensor:
+        return torch.affine_grid_generator(theta, self.size, self.align_corners)  # type: ignore[arg-type]

@@ -67,7 +67,10 @@ class Cat(Op):
 
     def layouts(self, site: Any) -> Any:
         shapes = [site.shape(i) for i in range(len(site.node.operands))]
-        shapes = [s for s in shapes if len(s) == len(site.node.types[0].shape)]
+        rank = len(site.node.types[0].shape)
+        for (layout,) in (s for s in shapes if len(s) < rank):
+            site.freeze(layout, "it is empty")
+        shapes = [s for s in shapes if len(s) == rank]
         out = list(shapes[0])
         for shape in shapes[1:]:
             for axis, layout in enumerate(shape):
@@ -92,7 +95,8 @@ class Cat(Op):
         total: Dim = 0
         for operand in full:
             for axis, (a, b) in enumerate(zip(first.shape, operand.shape, strict=True)):
-                expect(axis == self.dim or same(a, b), f"{first} and {operand} differ on axis {axis}")
+                fits = axis == self.dim or same(a, b)
+                expect(fits, f"{first} and {operand} differ on axis {axis}")
             total = operand.shape[self.dim] + total
         shape = (*first.shape[: self.dim], total, *first.shape[self.dim + 1 :])
         return TensorType(promote(*operands), shape)
@@ -167,7 +171,8 @@ class Split(Op):
         total: Dim = 0
         for size in self.sizes:
             total = size + total
-        expect(same(total, x.shape[self.dim]), f"{self.sizes} do not add up to axis {self.dim} of {x}")
+        fits = same(total, x.shape[self.dim])
+        expect(fits, f"{self.sizes} do not add up to axis {self.dim} of {x}")
         before, after = x.shape[: self.dim], x.shape[self.dim + 1 :]
         return tuple(x.with_shape((*before, size, *after)) for size in self.sizes)
 

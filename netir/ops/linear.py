@@ -8,7 +8,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, broadcast, expect, product, promote
+from netir.ops.base import (
+    AtenCall,
+    Dim,
+    Op,
+    Tensor,
+    TensorType,
+    broadcast,
+    expect,
+    product,
+    promote,
+)
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ class BatchNorm(Op):
     def layouts(self, site: Any) -> Any:
         operands = site.node.operands
         steady = len(operands) > 3 and operands[3] is not None
-        rest = "..." if steady else "_*"  # the batch's own statistics mix positions
-        return site.apply(f"n c {rest}, c, c, c, c -> n c {rest}")
+        batch, rest = ("n", "...") if steady else ("_", "_*")  # its own statistics mix them
+        return site.apply(f"{batch} c {rest}, c, c, c, c -> {batch} c {rest}")
 
     def infer(self, x: TensorType, *vectors: TensorType | None) -> TensorType:
         for vector in vectors:

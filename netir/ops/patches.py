@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 
 from netir.dims import divide
-from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, expect, per_axis, product
+from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, expect, product
 
 
 @dataclass(frozen=True)
@@ -91,21 +91,21 @@ class ChannelShuffle(Op):
 class _Windows(Op):
     """Windows that slide over two axes."""
 
-    kernel_size: tuple[int, ...] = (1,)
-    dilation: tuple[int, ...] = (1,)
-    padding: tuple[int, ...] = (0,)
-    stride: tuple[int, ...] = (1,)
+    kernel_size: tuple[int, ...] = (1, 1)
+    dilation: tuple[int, ...] = (1, 1)
+    padding: tuple[int, ...] = (0, 0)
+    stride: tuple[int, ...] = (1, 1)
 
     @property
     def taps(self) -> int:
         """How many positions a window covers."""
-        height, width = per_axis(self.kernel_size, 2)
+        height, width = self.kernel_size
         return height * width
 
     def count(self, height: Dim, width: Dim) -> Dim:
         """How many windows there are."""
         fields = (self.kernel_size, self.dilation, self.padding, self.stride)
-        rows = zip((height, width), *(per_axis(f, 2) for f in fields), strict=True)
+        rows = zip((height, width), *fields, strict=True)
         return product((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, d, p, s in rows)
 
 

@@ -98,6 +98,7 @@ I0e = _unary("i0e", torch.special.i0e, "special_i0e", floats=True)
 Entr = _unary("entr", torch.special.entr, "special_entr", floats=True)
 Abs = _unary("abs", torch.abs, "abs absolute")
 Sign = _unary("sign", torch.sign, "sign")
+Sgn = _unary("sgn", torch.sgn, "sgn")
 Square = _unary("square", torch.square, "square")
 Floor = _unary("floor", torch.floor, "floor")
 Ceil = _unary("ceil", torch.ceil, "ceil")
@@ -203,9 +204,9 @@ class Div(Arithmetic):
     """`x / y`, or rounded down (`floor`) or towards zero (`trunc`)."""
 
     name = "div"
-    aten = ("div.Tensor", "div.Scalar", "div.Tensor_mode",
-            "div.Scalar_mode", "floor_divide.default", "floor_divide.Scalar", "divide.Tensor", "divide.Scalar",
-            "divide.Tensor_mode", "true_divide.Tensor", "true_divide.Scalar")  # fmt: skip
+    aten = ("div.Tensor", "div.Scalar", "div.Tensor_mode", "div.Scalar_mode", "divide.Tensor",
+            "divide.Scalar", "divide.Tensor_mode", "true_divide.Tensor", "true_divide.Scalar",
+            "floor_divide.default", "floor_divide.Scalar")  # fmt: skip
     fills = {1: 1.0}
     rounding_mode: str | None = None
 
@@ -260,18 +261,25 @@ Copysign = _binary("copysign", torch.copysign, "copysign.Tensor copysign.Scalar"
 Heaviside = _binary("heaviside", torch.heaviside, "heaviside.default",
                     "0 below zero, 1 above, `y` at zero.")  # fmt: skip
 Eq = _binary("eq", torch.eq, "eq.Tensor eq.Scalar", "`x == y`.", compares=True)
-Ne = _binary("ne", torch.ne, "ne.Tensor ne.Scalar not_equal.Tensor not_equal.Scalar", "`x != y`.", compares=True)
-Lt = _binary("lt", torch.lt, "lt.Tensor lt.Scalar less.Tensor less.Scalar", "`x < y`.", compares=True)
-Le = _binary("le", torch.le, "le.Tensor le.Scalar less_equal.Tensor less_equal.Scalar", "`x <= y`.", compares=True)
-Gt = _binary("gt", torch.gt, "gt.Tensor gt.Scalar greater.Tensor greater.Scalar", "`x > y`.", compares=True)
-Ge = _binary("ge", torch.ge, "ge.Tensor ge.Scalar greater_equal.Tensor greater_equal.Scalar", "`x >= y`.", compares=True)
+Ne = _binary("ne", torch.ne, "ne.Tensor ne.Scalar not_equal.Tensor not_equal.Scalar",
+             "`x != y`.", compares=True)  # fmt: skip
+Lt = _binary("lt", torch.lt, "lt.Tensor lt.Scalar less.Tensor less.Scalar",
+             "`x < y`.", compares=True)  # fmt: skip
+Le = _binary("le", torch.le, "le.Tensor le.Scalar less_equal.Tensor less_equal.Scalar",
+             "`x <= y`.", compares=True)  # fmt: skip
+Gt = _binary("gt", torch.gt, "gt.Tensor gt.Scalar greater.Tensor greater.Scalar",
+             "`x > y`.", compares=True)  # fmt: skip
+Ge = _binary("ge", torch.ge, "ge.Tensor ge.Scalar greater_equal.Tensor greater_equal.Scalar",
+             "`x >= y`.", compares=True)  # fmt: skip
 And = _binary("and", torch.bitwise_and,
               "__and__.Tensor __and__.Scalar bitwise_and.Tensor bitwise_and.Scalar",
               "Bitwise and.")  # fmt: skip
 Or = _binary("or", torch.bitwise_or,
              "__or__.Tensor __or__.Scalar bitwise_or.Tensor bitwise_or.Scalar",
              "Bitwise or.")  # fmt: skip
-Xor = _binary("xor", torch.bitwise_xor, "__xor__.Tensor __xor__.Scalar bitwise_xor.Tensor bitwise_xor.Scalar", "Bitwise xor.")
+Xor = _binary("xor", torch.bitwise_xor,
+              "__xor__.Tensor __xor__.Scalar bitwise_xor.Tensor bitwise_xor.Scalar",
+              "Bitwise xor.")  # fmt: skip
 LogicalAnd = _binary("logical_and", torch.logical_and, "logical_and.default", "Both.",
                      compares=True)  # fmt: skip
 LogicalOr = _binary("logical_or", torch.logical_or, "logical_or.default", "Either.",
@@ -285,86 +293,6 @@ def _exponent(cls: type[Arithmetic], call: AtenCall) -> Op | None:
     if "self" in call.options:
         return Rpow(other=call.options["self"])
     return cls(other=call.options.get("exponent"))
-
-
-@dataclass(frozen=True)
-class Where(Pointwise):
-    """`x` where a condition holds, else `y`; either may be a number."""
-
-    name = "where"
-    aten = ("where.self", "where.ScalarOther", "where.ScalarSelf")
-    x: Number | None = None
-    y: Number | None = None
-
-    def infer(self, condition: TensorType, *rest: TensorType | None) -> TensorType:
-        given = [o for o in rest if o is not None]
-        shape = broadcast(condition.shape, *(o.shape for o in given))
-        return TensorType(promote(*given), shape)
-
-    def to_torch(self, condition: Tensor, *rest: Tensor) -> Tensor:
-        left = list(rest)
-        x = left.pop(0) if self.x is None else self.x
-        return torch.where(condition, x, left[0] if left else self.y)
-
-    @classmethod
-    def from_aten(cls, call: AtenCall) -> Op | None:
-        renamed = {"self": "x", "other": "y"}
-        return cls(**{renamed.get(k, k): v for k, v in call.options.items()})
-
-
-@dataclass(frozen=True)
-class MaskedFill(Pointwise):
-    """`x` with `value` put where a mask holds."""
-
-    name = "masked_fill"
-    aten = ("masked_fill.Scalar", "masked_fill.Tensor")
-    value: Number = 0
-
-    def infer(self, x: TensorType, mask: TensorType, *_: TensorType) -> TensorType:
-        return TensorType(x.dtype, broadcast(x.shape, mask.shape))
-
-    def to_torch(self, x: Tensor, mask: Tensor, *rest: Tensor) -> Tensor:
-        return torch.masked_fill(x, mask, rest[0] if rest else self.value)
-
-
-@dataclass(frozen=True)
-class Lerp(Pointwise):
-    """`x + weight * (y - x)`; the weight may be an operand."""
-
-    name = "lerp"
-    aten = ("lerp.Scalar", "lerp.Tensor")
-    weight: Number | None = None
-
-    def linear(self) -> bool:
-        return self.weight is not None
-
-    def to_torch(self, x: Tensor, y: Tensor, *rest: Tensor) -> Tensor:
-        return torch.lerp(x, y, rest[0] if rest else self.weight)
-
-
-@dataclass(frozen=True)
-class Addcmul(Pointwise):
-    """`x + value * y * z`."""
-
-    name = "addcmul"
-    aten = ("addcmul.default",)
-    value: Number = 1
-
-    def to_torch(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-        return torch.addcmul(x, y, z, value=self.value)
-
-
-@dataclass(frozen=True)
-class Addcdiv(Pointwise):
-    """`x + value * y / z`."""
-
-    name = "addcdiv"
-    aten = ("addcdiv.default",)
-    fills = {2: 1.0}
-    value: Number = 1
-
-    def to_torch(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-        return torch.addcdiv(x, y, z, value=self.value)
 
 
 @dataclass(frozen=True)

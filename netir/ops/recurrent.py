@@ -14,16 +14,11 @@ import torch
 from netir.layouts import Layout
 from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, expect, product
 
-_RUN = {
-    "gru": torch.ops.aten.gru.input,
-    "rnn_tanh": torch.ops.aten.rnn_tanh.input,
-    "rnn_relu": torch.ops.aten.rnn_relu.input,
-}
-_STEP = {
-    "gru_cell": torch.ops.aten.gru_cell.default,
-    "rnn_tanh_cell": torch.ops.aten.rnn_tanh_cell.default,
-    "rnn_relu_cell": torch.ops.aten.rnn_relu_cell.default,
-}
+_FUNCTIONS: dict[str, Any] = {
+    "gru": torch.gru, "rnn_tanh": torch.rnn_tanh, "rnn_relu": torch.rnn_relu,
+    "gru_cell": torch.gru_cell, "rnn_tanh_cell": torch.rnn_tanh_cell,
+    "rnn_relu_cell": torch.rnn_relu_cell,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,6 +30,7 @@ class _Recurrent(Op):
     outputs (both directions end to end), then the last states.
     """
 
+    modal = True
     gates: ClassVar[int] = 1
     states: ClassVar[int] = 1
     num_layers: int = 1
@@ -63,16 +59,20 @@ class _Recurrent(Op):
             site.freeze(state[0], "layers and directions")
             site.unify(state[1], x[batch])
         made, hidden = states[0][2], states[-1][2]
+        blocks = self._blocks(len(site.node.operands))
+        projected = len(blocks[0]) % 2 == 1
+        if not projected:
+            site.unify(made, hidden)
         both = (*site.extent(self.directions), *made)
         gates = (*site.extent(self.gates), *hidden)
-        for number, block in enumerate(self._blocks(len(site.node.operands))):
+        for number, block in enumerate(blocks):
             below = x[2] if number < self.directions else both
             slots = [(0, 2)] if number < self.directions else []
             self._gate(site, block[0], gates, below, slots)
             self._gate(site, block[1], gates, made, [])
             for bias in block[2 : 4 if self.has_biases else 2]:
                 site.unify(site.shape(bias)[0], gates)
-            if len(block) % 2:
+            if projected:
                 self._gate(site, block[-1], made, hidden, [])
         out = [x[0], x[1], both]
         return [tuple(out), *((s[0], s[1], s[2]) for s in states)]
@@ -101,7 +101,7 @@ class _Recurrent(Op):
         return x.shape[0] * x.shape[1] * weights
 
     def to_torch(self, x: Tensor, *rest: Tensor, training: bool = False) -> Any:
-        return _RUN[self.name](
+        return _FUNCTIONS[self.name](
             x, rest[0], list(rest[1:]), self.has_biases, self.num_layers, self.dropout, training,
             self.bidirectional, self.batch_first,
         )  # fmt: skip
@@ -124,7 +124,7 @@ class Lstm(_Recurrent):
     states = 2
 
     def to_torch(self, x: Tensor, *rest: Tensor, training: bool = False) -> Any:
-        return torch.ops.aten.lstm.input(
+        return torch.lstm(
             x, list(rest[:2]), list(rest[2:]), self.has_biases, self.num_layers, self.dropout,
             training, self.bidirectional, self.batch_first,
         )  # fmt: skip
@@ -188,7 +188,7 @@ class _Cell(Op):
         return product(out.shape) * self.gates * both
 
     def to_torch(self, x: Tensor, *rest: Tensor | None) -> Any:
-        return _STEP[self.name](x, *rest)
+        return _FUNCTIONS[self.name](x, *rest)
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
@@ -205,7 +205,7 @@ class LstmCell(_Cell):
     states = 2
 
     def to_torch(self, x: Tensor, *rest: Tensor | None) -> Any:
-        return torch.ops.aten.lstm_cell.default(x, list(rest[:2]), *rest[2:])
+        return torch.lstm_cell(x, list(rest[:2]), *rest[2:])
 
 
 @dataclass(frozen=True)

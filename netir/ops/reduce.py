@@ -60,7 +60,9 @@ def reduced_dims(options: dict[str, Any], rank: int) -> tuple[int, ...]:
     return tuple(sorted(d % rank for d in dims)) if rank else ()
 
 
-def _reduce(name: str, function: Callable[..., Any], aten: str, doc: str, kind: str) -> type[Reduce]:
+def _reduce(
+    name: str, function: Callable[..., Any], aten: str, doc: str, kind: str
+) -> type[Reduce]:
     def to_torch(self: Reduce, x: Tensor) -> Tensor:
         return function(x, self.dims, keepdim=self.keepdim)  # type: ignore[no-any-return]
 
@@ -148,6 +150,12 @@ class Sum(Reduce):
     name = "sum"
     aten = ("sum.dim_IntList", "sum.default")
     kind = "sum"
+
+    def layouts(self, site: Any) -> Any:
+        if not site.type(0).dtype.is_floating_point:
+            for dim in self.dims:
+                site.freeze(site.shape(0)[dim], "whole numbers are counted")
+        return super().layouts(site)
 
     def linear(self) -> bool:
         return True

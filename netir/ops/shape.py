@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
 
 from netir.dims import divide
 from netir.layouts import Layout, concat, cut, regroup, resolve, size_of
-from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, expect, product, promote
+from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, expect, product
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Reshape(Op):
 
     name = "reshape"
     aten = ("view.default", "reshape.default", "flatten.using_ints", "unflatten.int",
-            "_unsafe_view.default", "reshape_as.default", "view_as.default", "ravel.default")  # fmt: skip
+            "_unsafe_view.default", "reshape_as.default", "view_as.default",
+            "ravel.default")  # fmt: skip
     shape: tuple[Dim, ...] = ()
 
     def layouts(self, site: Any) -> Any:
@@ -222,7 +224,7 @@ class Slice(Op):
         if not isinstance(total, int):
             return None
         bounds = (0, self.start, self.end, total)
-        sizes = tuple(b - a for a, b in zip(bounds, bounds[1:], strict=False))
+        sizes = tuple(b - a for a, b in pairwise(bounds))
         pieces = cut_all(layout, tuple(s for s in sizes if s))
         if pieces is None or not sizes[1]:
             return None

@@ -174,8 +174,8 @@ class _Reader:
         return self._bounded(found, place)
 
     def _bounded(self, value: Any, place: int) -> Any:
-        numbers = [value] if isinstance(value, int) else [c for _, c in value.terms]
-        if any(abs(n) > _LARGEST for n in numbers):
+        largest = abs(value) if isinstance(value, int) else max(abs(c) for _, c in value.terms)
+        if largest > _LARGEST:
             self._tokens.fail("a whole number is too large", "stay below 2**64", place)
         return value
 

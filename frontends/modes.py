@@ -1,0 +1,236 @@
+"""Does a model compute something else in train mode, beyond batch norm and dropout?
+
+A graph is the network of eval mode; lowering gives batch norm and dropout their modes back. For
+other differences (stochastic depth, auxiliary heads, power iterations) the calls of torch
+functions in both modes are compared, module by module, and the user is told. Only models whose
+code asks for the mode are run at all. Dropout inside attention is carried over to the graph.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from types import CodeType, FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from netir.errors import NetirWarning
+from netir.frontends.inputs import Call
+from netir.ir import Graph
+from netir.ops.attention import Attention
+
+_KEPT = (
+    nn.modules.dropout._DropoutNd,
+    nn.modules.batchnorm._NormBase,
+)
+"""Modules whose mode a graph keeps."""
+
+_FLAGGED = frozenset({"batch_norm", "instance_norm", "multi_head_attention_forward"})
+_DROPPING = frozenset({"dropout", "dropout_", "alpha_dropout", "feature_alpha_dropout", "dropout1d",
+                       "dropout2d", "dropout3d", "feature_dropout"})  # fmt: skip
+_ATTENTION = "scaled_dot_product_attention"
+
+
+def warn_of_modes(model: nn.Module, call: Call, graph: Graph) -> Graph:
+    """Warn of what train mode does differently; gives the graph with dropout inside attention."""
+    if not any(_asks(module) for module in model.modules()):
+        return graph
+    try:
+        plain, trained = _record(model, call, False), _record(model, call, True)
+    except Exception as error:  # noqa: BLE001
+        _warn(f"the model cannot be run in train mode on these inputs ({error}), so that what it "
+              "does there was not compared; the graph is the network of eval mode")  # fmt: skip
+        return graph
+    _compare(model, plain, trained)
+    return _with_dropout(model, graph, trained.dropped)
+
+
+@dataclass
+class _Record(TorchFunctionMode):
+    """The calls of torch functions in each module, and the dropout of attention in order."""
+
+    calls: dict[str, Counter[Any]] = field(default_factory=dict)
+    dropped: list[float] = field(default_factory=list)
+    stack: list[str] = field(default_factory=lambda: [""])
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name not in ("__get__", "__set__", "size", "dim"):
+            self.calls.setdefault(self.stack[-1], Counter())[self._key(name, args, kwargs)] += 1
+        return func(*args, **kwargs)
+
+    def _key(self, name: str, args: Any, kwargs: Any) -> Any:
+        if name == _ATTENTION:
+            self.dropped.append(float(kwargs.get("dropout_p", args[4] if len(args) > 4 else 0)))
+            return name
+        if name in _FLAGGED:
+            return name
+        if name in _DROPPING:
+            return name, kwargs.get("p", args[1] if len(args) > 1 else 0.5)
+        numbers = tuple(a for a in args if isinstance(a, (int, float, str)))
+        named = ((k, v) for k, v in kwargs.items() if isinstance(v, (int, float, str)))
+        return (name, *numbers, *sorted(named, key=str))
+
+
+def _record(model: nn.Module, call: Call, training: bool) -> _Record:
+    """Run the model on copies of the inputs, all its state left as it is."""
+    record = _Record()
+    args, kwargs = pytree.tree_map(
+        lambda x: x.detach().clone() if isinstance(x, Tensor) else x, (call.args, call.kwargs)
+    )
+    devices = {p.device.index for p in model.parameters() if p.is_cuda}
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.random.fork_rng(devices=sorted(filter(None, devices))))
+        stack.enter_context(_state_kept(model))
+        for path, module in model.named_modules():
+            module.training = training and not isinstance(module, _KEPT)
+            enter = module.register_forward_pre_hook(_enter(record, path))
+            leave = module.register_forward_hook(_leave(record), always_call=True)
+            stack.callback(enter.remove)
+            stack.callback(leave.remove)
+        with record:
+            model(*args, **kwargs)
+    return record
+
+
+def _enter(record: _Record, path: str) -> Any:
+    def hook(module: nn.Module, args: Any) -> None:
+        record.stack.append(path)
+
+    return hook
+
+
+def _leave(record: _Record) -> Any:
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        record.stack.pop()
+
+    return hook
+
+
+@contextmanager
+def _state_kept(model: nn.Module) -> Iterator[None]:
+    """Buffers, modes and Python's random numbers are afterwards what they were."""
+    modules = list(model.modules())
+    modes = [m.training for m in modules]
+    buffers = [dict(m._buffers) for m in modules]
+    numbers = random.getstate()
+    for module in modules:
+        module._buffers.update({k: b if b is None else b.clone() for k, b in module._buffers.items()})
+    try:
+        yield
+    finally:
+        random.setstate(numbers)
+        for module, mode, kept in zip(modules, modes, buffers, strict=True):
+            module.training = mode
+            module._buffers.update(kept)
+
+
+def _compare(model: nn.Module, plain: _Record, trained: _Record) -> None:
+    """One warning for every class of modules that differ."""
+    found: dict[str, tuple[list[str], dict[str, None]]] = {}
+    for path, module in model.named_modules():
+        before = plain.calls.get(path, Counter())
+        after = trained.calls.get(path, Counter())
+        keys = [*(before - after), *(after - before)]
+        if not keys and _draws(type(module)):
+            keys = ["random"]
+        if keys:
+            paths, names = found.setdefault(type(module).__name__, ([], {}))
+            paths.append(path)
+            names.update(dict.fromkeys(k if isinstance(k, str) else k[0] for k in keys))
+    for cls, (paths, names) in found.items():
+        where = ", ".join(f"'{p}'" for p in paths[:3] if p)
+        more = ", …" if len(paths) > 3 else ""
+        _warn(
+            f"{cls}{f' ({where}{more})' if where else ''} computes something else in train mode "
+            f"({', '.join(list(names)[:6])}); the graph is the network of eval mode"
+        )
+
+
+def _with_dropout(model: nn.Module, graph: Graph, dropped: list[float]) -> Graph:
+    """Attention with the dropout that it has in train mode."""
+    own = {p: m.dropout for p, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)}
+    nodes = [n for n in graph.nodes.values() if isinstance(n.op, Attention)]
+    waiting = [n for n in nodes if n.scope not in own]
+    rates = {n.name: own[n.scope] for n in nodes if n.scope in own}
+    if len(waiting) == len(dropped):
+        rates |= {n.name: rate for n, rate in zip(waiting, dropped, strict=True)}
+    elif any(dropped):
+        _warn("attention has dropout in train mode, which the graph has not")
+    changed = {
+        n.name: replace(n, op=replace(n.op, dropout_p=rates[n.name]))
+        for n in nodes
+        if rates.get(n.name)
+    }
+    weighing = [p for p, rate in own.items() if rate and not any(n.scope == p for n in nodes)]
+    if weighing:
+        _warn(f"MultiheadAttention ('{weighing[0]}') has dropout on its weights in train mode, "
+              "which the graph has not")  # fmt: skip
+    return graph.replace(nodes={**graph.nodes, **changed}) if changed else graph
+
+
+def _asks(module: nn.Module) -> bool:
+    """Whether a module may behave differently in train mode, and not as a graph can."""
+    match module:
+        case nn.RReLU():
+            return True
+        case nn.MultiheadAttention() | nn.RNNBase():
+            return bool(module.dropout)
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    if any("training" in _names(type(hook)) for hook in hooks):
+        return True
+    return not type(module).__module__.startswith("torch.nn.modules.") and (
+        "training" in _names(type(module))
+    )
+
+
+def _draws(cls: type) -> bool:
+    """Whether a class uses Python's own random numbers where it asks for the mode."""
+    return any({"training", "random"} <= names for names in _names_by_method(cls))
+
+
+@lru_cache(maxsize=4096)
+def _names(cls: type) -> frozenset[str]:
+    return frozenset().union(*_names_by_method(cls))
+
+
+@lru_cache(maxsize=4096)
+def _names_by_method(cls: type) -> tuple[frozenset[str], ...]:
+    """The names that the methods of a class use, without those of torch.nn's own classes."""
+    found = []
+    for base in cls.__mro__:
+        if base is object or base.__module__.startswith("torch.nn.modules."):
+            continue
+        for member in vars(base).values():
+            function = getattr(member, "__func__", member)
+            function = getattr(function, "__wrapped__", function)
+            if isinstance(function, FunctionType):
+                found.append(frozenset(_used(function.__code__)))
+    return tuple(found)
+
+
+def _used(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _used(constant)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, NetirWarning, stacklevel=4)

@@ -1,0 +1,3 @@
+"""tmp"""
+def read_traced(model, call, name=""):
+    raise NotImplementedError

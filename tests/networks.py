@@ -1,0 +1,246 @@
+"""Random valid networks: a Hypothesis strategy over layers (layers.py) and how they are wired.
+
+A network keeps a pool of values; every layer reads values of the pool and adds one. What nobody
+reads ends in a head. Weights are random and fitted to the signal (zoo/weights.py); everything is
+in float64 and in eval mode, and follows from what Hypothesis draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.layers import LAYERS, Apply, Layer, Pick, activation, channel_axis, weight
+from tests.zoo.weights import calibrate, randomise
+
+VOCABULARY = 7
+WIDEST = 24
+LARGEST = 450
+
+INPUTS: dict[str, tuple[int, ...]] = {
+    "image": (3, 4, 4), "sequence": (4, 6), "tokens": (5,), "vector": (6,), "oblong": (2, 3, 6),
+}  # fmt: skip
+
+
+class Program(nn.Module):
+    """Layers in order, with the places in the pool that each reads; a head on all that is left."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList()
+        self.reads: list[tuple[int, ...]] = []
+        self.calls: list[int] = []
+        self.heads = nn.ModuleDict()
+        self.inputs = inputs
+        self.form = "sum"
+
+    def call(self, layer: int, reads: tuple[int, ...]) -> None:
+        self.calls.append(layer)
+        self.reads.append(reads)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        pool = list(inputs)
+        for layer, reads in zip(self.calls, self.reads, strict=True):
+            pool.append(self.layers[layer](*(pool[i] for i in reads)))
+        found = [head(pool[int(place)]) for place, head in self.heads.items()]
+        match self.form:
+            case "tuple":
+                return tuple(found)
+            case "dict":
+                return {f"head{i}": value for i, value in enumerate(found)}
+        return sum(found[1:], found[0])
+
+    def extra_repr(self) -> str:
+        steps = [f"%{self.inputs + i} = {layer}{reads}"
+                 for i, (layer, reads) in enumerate(zip(self.calls, self.reads, strict=True))]  # fmt: skip
+        return f"{', '.join(steps)}; {self.form}"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A drawn network: the model and inputs that it accepts."""
+
+    model: Program
+    args: tuple[Tensor, ...]
+
+    def __repr__(self) -> str:
+        return f"{self.model!r} on {[tuple(a.shape) for a in self.args]}"
+
+
+@st.composite
+def networks(draw: st.DrawFn, most: int = 8) -> Network:
+    """Networks of up to `most` layers; the first layer of each kind is the simplest."""
+
+    def pick(*choices: Any) -> Any:
+        return choices[draw(st.integers(0, len(choices) - 1))] if len(choices) > 1 else choices[0]
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        names = draw(st.lists(st.sampled_from(list(INPUTS)), min_size=1, max_size=2))
+        batch = pick(2, 3)
+        pool = [_example(name, batch) for name in names]
+        args = tuple(_double(x) for x in pool)
+        program = Program(len(pool)).eval()
+        for _ in range(draw(st.integers(1, most))):
+            _add(pick, program, pool)
+        read = {place for reads in program.reads for place in reads}
+        for place, value in enumerate(pool):
+            if place not in read:
+                program.heads[str(place)] = _head(pick, value)
+        program.form = pick("sum", "tuple", "dict")
+        model = randomise(program.double()).eval()
+        calibrate(model, args, {})
+    return Network(model, args)
+
+
+def _example(name: str, batch: int) -> Tensor:
+    shape = (batch, *INPUTS[name])
+    return torch.randint(VOCABULARY, shape) if name == "tokens" else torch.randn(shape)
+
+
+def _double(x: Tensor) -> Tensor:
+    return x.double() if x.is_floating_point() else x
+
+
+def _add(pick: Pick, program: Program, pool: list[Tensor]) -> None:
+    """Draw one more layer, and what it reads: more often something recent."""
+    place = len(pool) - 1 - min(pick(*range(len(pool))), pick(*range(len(pool))))
+    makers = list(_makers(program, pool, place))
+    layer, reads = pick(*makers)(pick)
+    if isinstance(layer, int):
+        number = layer
+    else:
+        program.layers.append(layer.eval())
+        number = len(program.layers) - 1
+    value = program.layers[number](*(pool[i] for i in reads))
+    if value.shape[1:].numel() > LARGEST or max(value.shape[1:]) > WIDEST * 2:
+        del program.layers[number:]
+        return
+    program.call(number, reads)
+    pool.append(value)
+
+
+Maker = Callable[[Pick], tuple[Any, tuple[int, ...]]]
+
+
+def _makers(program: Program, pool: list[Tensor], place: int) -> Iterator[Maker]:
+    """What could read a value: new layers, joins with other values, and layers used again."""
+    x = pool[place]
+    if not x.is_floating_point():
+        yield lambda pick: (_embedding(pick), (place,))
+        yield lambda pick: (_tied(pick), (place,))
+        return
+    for layer in LAYERS[x.dim()]:
+        if getattr(layer, "fits", _always)(*x.shape[1:]):
+            yield _unary(layer, x, place)
+    for other, y in enumerate(pool):
+        for join in _joins(x, y):
+            yield _binary(join, place, other)
+    for number, layer in enumerate(program.layers):
+        first = program.calls.index(number)
+        if [pool[i].shape for i in program.reads[first]] == [x.shape]:
+            yield _again(number, place)
+        found = _borrowing(layer, x)
+        if found is not None:
+            yield _known(found, place)
+
+
+def _always(*sizes: int) -> bool:
+    return True
+
+
+def _unary(layer: Layer, x: Tensor, place: int) -> Maker:
+    return lambda pick: (layer(pick, x), (place,))
+
+
+def _binary(join: Apply, place: int, other: int) -> Maker:
+    return lambda pick: (join, (place, other))
+
+
+def _again(number: int, place: int) -> Maker:
+    return lambda pick: (number, (place,))
+
+
+def _known(layer: nn.Module, place: int) -> Maker:
+    return lambda pick: (layer, (place,))
+
+
+def _joins(x: Tensor, y: Tensor) -> Iterator[Apply]:
+    """The ways in which two values can meet."""
+    if not y.is_floating_point():
+        return
+    axis = channel_axis(x)
+    if x.shape == y.shape:
+        yield Apply("x + y", lambda m, x, y: x + y)
+        yield Apply("x * y", lambda m, x, y: x * y)
+        yield Apply("max(x, y)", lambda m, x, y: torch.maximum(x, y))
+        yield Apply("lerp", lambda m, x, y: torch.lerp(x, y, m.rate), rate=weight(1))
+    if x.dim() == y.dim() and _without(x, axis) == _without(y, axis):
+        if x.shape[axis] + y.shape[axis] <= WIDEST:
+            yield Apply("cat", lambda m, x, y: torch.cat([x, y], axis))
+        fit = nn.Linear(y.shape[axis], x.shape[axis])
+        yield Apply(
+            "x + linear(y)",
+            lambda m, x, y: x + m.fit(y.movedim(axis, -1)).movedim(-1, axis),
+            fit=fit,
+        )
+    if x.dim() == 4 and y.dim() == 2 and x.shape[1] == y.shape[1]:
+        yield Apply("x * y[:, :, None, None]", lambda m, x, y: x * y[:, :, None, None])
+    if x.dim() == y.dim() == 3 and x.shape[2] == y.shape[2]:
+        yield Apply("cross", lambda m, x, y: F.scaled_dot_product_attention(x, y, y))
+
+
+def _without(x: Tensor, axis: int) -> list[int]:
+    return [size for i, size in enumerate(x.shape) if i != axis]
+
+
+def _borrowing(layer: nn.Module, x: Tensor) -> nn.Module | None:
+    """A layer that uses the weight of another one, as it is or transposed."""
+    if not isinstance(layer, nn.Linear) or x.dim() == 4:
+        return None
+    if layer.out_features == x.shape[-1]:
+        return Apply("transposed", lambda m, x: F.linear(x, m.weight.t()), weight=layer.weight)
+    if layer.in_features == x.shape[-1]:
+        bias = weight(layer.out_features)
+        return Apply("borrowed", lambda m, x: F.linear(x, m.weight, m.bias), weight=layer.weight,
+                     bias=bias)  # fmt: skip
+    return None
+
+
+def _embedding(pick: Pick) -> nn.Module:
+    return nn.Embedding(VOCABULARY, pick(4, 3, 6))
+
+
+def _tied(pick: Pick) -> nn.Module:
+    """An embedding whose table is also the last linear layer."""
+    size = pick(4, 3)
+    table, inner = nn.Embedding(VOCABULARY, size), pick(nn.Linear(size, size), nn.LayerNorm(size))
+    return Apply(
+        "tied",
+        lambda m, x: F.linear(torch.tanh(m.inner(m.table(x))), m.table.weight),
+        table=table, inner=inner,
+    )  # fmt: skip
+
+
+def _head(pick: Pick, value: Tensor) -> nn.Module:
+    """Three outputs from any value."""
+    if not value.is_floating_point():
+        return Apply("head", lambda m, x: m.last(m.table(x)).mean(1),
+                     table=nn.Embedding(VOCABULARY, 4), last=nn.Linear(4, 3))  # fmt: skip
+    axis = channel_axis(value)
+    if value.dim() == 2:
+        return nn.Linear(value.shape[1], 3)
+    return pick(
+        Apply("head", lambda m, x: m.last(x.movedim(axis, -1)).flatten(1, -2).mean(1),
+              last=nn.Linear(value.shape[axis], 3)),
+        nn.Sequential(nn.Flatten(), nn.Linear(value.shape[1:].numel(), 3)),
+    )  # fmt: skip
+
+
+__all__ = ["Network", "Program", "activation", "networks"]

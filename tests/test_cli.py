@@ -1,0 +1,229 @@
+"""The command line: what each command prints, and how each mistake ends."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from netir.cli import app
+from netir.store import load
+from netir.text import parse_graph, print_graph
+
+FACTORIES = '''
+import torch
+from torch import nn
+
+def bare():
+    """Only a module."""
+    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+
+def pair():
+    return bare(), (torch.zeros(2, 3),)
+
+def one():
+    return bare(), torch.zeros(2, 3)
+
+class Keyword(nn.Module):
+    def forward(self, tokens, *, mask=None):
+        return tokens.float() * mask
+
+def keywords():
+    return Keyword(), (torch.zeros(2, 3, dtype=torch.int64),), {"mask": torch.ones(2, 3) > 0}
+
+def wrong():
+    return 7
+
+def needs_more(x):
+    return x
+
+def fails():
+    raise RuntimeError("a fault of the factory")
+
+number = 3
+'''
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs in a folder of its own with a module of factories."""
+    (tmp_path / "factories.py").write_text(FACTORIES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "factories", raising=False)
+
+
+def invoke(*args: str) -> Result:
+    return CliRunner().invoke(app, list(args))
+
+
+def good(*args: str) -> str:
+    result = invoke(*args)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def refused(*args: str) -> str:
+    """The message of a request that is refused: no traceback, exit code 2."""
+    result = invoke(*args)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    return result.stderr
+
+
+def test_help_names_every_command() -> None:
+    text = good("--help")
+    for name in ("trace", "show", "spaces", "verify", "lower", "demo"):
+        assert name in text
+        assert "Usage" in good(name, "--help")
+
+
+def test_help_does_not_import_torch() -> None:
+    code = (
+        "import sys; from netir.cli import app; sys.argv = ['netir', '--help']\n"
+        "try: app()\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_version() -> None:
+    from netir import __version__
+
+    assert good("--version") == f"netir {__version__}\n"
+
+
+def test_trace_and_show() -> None:
+    said = good("trace", "factories:pair", "-o", "net.netir")
+    assert said == (
+        "Sequential: 3 nodes, 26 parameters, 3 spaces of which 1 are free\nwrote net.netir\n"
+    )
+    graph = load("net.netir")
+    assert good("show", "net.netir") == print_graph(graph)
+    assert good("show", "factories:pair") == print_graph(graph)
+    assert print_graph(parse_graph(good("show", "net.netir"))) == print_graph(graph)
+
+
+@pytest.mark.parametrize("name", ["one", "keywords"])
+def test_other_factories(name: str) -> None:
+    assert good("show", f"factories:{name}").startswith("graph ")
+
+
+def test_inputs_on_the_command_line() -> None:
+    text = good("show", "factories:bare", "--input", "input=f32[batch, 3]")
+    assert "%input: f32[batch, 3]" in text
+    assert "f32[batch, 3]" in good("show", "factories:bare", "--input", "input=f32[4, 3]")
+    deep = ("--input", "input=f32[batch, length, 3]")
+    assert "f32[batch, length, 2]" in good("show", "factories:bare", *deep, "--size", "length=5")
+    assert "the size 'length' has no number" in refused("show", "factories:bare", *deep)
+
+
+def test_cost_table() -> None:
+    text = good("show", "builtin:residual", "--cost")
+    assert "533,824" in text
+    assert "for batch = 1" in text
+    assert "1,067,648" in good("show", "builtin:residual", "--cost", "--size", "batch=2")
+
+
+def test_spaces_are_told_in_words() -> None:
+    text = good("spaces", "builtin:residual")
+    row = next(line for line in text.splitlines() if line.startswith("layer2.conv2"))
+    assert row.split() == (
+        "layer2.conv2 32 free layer2.conv2 (conv), layer2.around (conv) "
+        "summed over by head (linear) layer2.bn2 (batch_norm)"
+    ).split()
+    assert "4 of 5 spaces are free" in text
+    assert "graph output" in text
+    assert "frozen: graph output" not in text
+    assert "frozen: graph output" in good("spaces", "builtin:residual", "--all")
+
+
+def test_spaces_of_a_layer() -> None:
+    text = good("spaces", "builtin:attention", "--layer", "layers.1.up")
+    assert "layers.1.up" in text
+    assert "layers.0.attention.qkv[1]" not in text
+    assert "0 of 0 spaces" in good("spaces", "builtin:attention", "--layer", "nothing")
+
+
+def test_spaces_as_json() -> None:
+    found = {s["name"]: s for s in json.loads(good("spaces", "builtin:attention", "--json"))}
+    head = found["head"]
+    assert (head["size"], head["free"], head["reason"]) == (10, False, "graph output")
+    width = found["layers.0.attention.qkv[2]"]
+    assert width["free"]
+    assert ["paired in", "scaled_dot_product_attention (attention)"] in width["read_by"]
+    assert ["layers.0.attention.out.weight", 1, False] in width["members"]
+
+
+def test_verify() -> None:
+    good("trace", "builtin:attention", "-o", "a.netir")
+    assert good("verify", "builtin:attention", "a.netir").startswith("exact: holds, error 0")
+    message = refused("verify", "builtin:attention", "builtin:residual", "--seed", "3")
+    assert "does not keep its contract 'exact'" in message
+    good("trace", "factories:pair", "-o", "b.netir")
+    assert "different inputs" in refused("verify", "a.netir", "b.netir")
+    assert "'exakt'" in refused("verify", "a.netir", "a.netir", "--contract", "exakt")
+
+
+def test_lower() -> None:
+    good("trace", "factories:pair", "-o", "net.netir")
+    assert good("lower", "net.netir", "-o", "net.py") == "wrote net.py\n"
+    assert good("lower", "net.netir", "-o", "out") == "wrote out/model.py\n"
+    assert "netir" not in Path("net.py").read_text().split("import", 1)[1]
+    assert "cannot lower to '.onnx'" in refused("lower", "net.netir", "-o", "net.onnx")
+
+
+def test_demo() -> None:
+    text = good("demo")
+    for part in ("exact: holds", "masked: holds", "output differs by"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("args", "what"),
+    [
+        (("show", "nothing"), "'nothing' is no model"),
+        (("show", "nothing.netir"), "there is no such file"),
+        (("show", "factories.py"), "no whole .netir file"),
+        (("show", "builtin:residul"), "did you mean 'residual'?"),
+        (("show", "nowhere.at.all:f"), "there is no Python module 'nowhere'"),
+        (("show", "factories:par"), "did you mean 'pair'?"),
+        (("show", "factories:number"), "has no function 'number'"),
+        (("show", "factories:wrong"), "the factory gives a int"),
+        (("show", "factories:bare"), "the factory gives no example inputs"),
+        (("show", "factories:pair", "--input", "x=f32[2]"), "gives example inputs already"),
+        (("show", "factories:bare", "--input", "x:f32"), "expected '='"),
+        (("show", "factories:bare", "--input", "y=f32[2, 3]"), "cannot be called with these"),
+        (("show", "factories:bare", "--input", "input=f32[2, 9]"), "torch.export cannot export"),
+        (("show", "builtin:residual", "--cost", "--size", "batch"), "'batch' gives no size"),
+        (("trace", "builtin:residual", "-o", "none/net.netir"), "cannot write the file"),
+    ],
+)
+def test_mistakes(args: tuple[str, ...], what: str) -> None:
+    assert what in refused(*args)
+
+
+def test_options_that_do_not_exist() -> None:
+    assert "No such option" in refused("show", "builtin:residual", "--costs")
+
+
+def test_faults_have_a_traceback() -> None:
+    result = invoke("show", "factories:fails")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, RuntimeError)
+
+
+def test_as_a_program() -> None:
+    """The console script, outside of this process, into a pipe."""
+    script = str(Path(sys.executable).with_name("netir"))
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [script, "spaces", "factories:pair"], capture_output=True, text=True, env=env, check=True
+    )
+    assert "\x1b" not in done.stdout
+    assert "0 (linear)" in done.stdout
+    failed = subprocess.run([script, "show", "x"], capture_output=True, text=True, env=env)
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("error: 'x' is no model\n  fix name a .netir file")

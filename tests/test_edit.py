@@ -1,0 +1,110 @@
+"""Edits: each verb checks first, leaving the block verifies, and a failure changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import netir
+from netir.errors import NetirError
+from netir.ir import Graph, Param
+from netir.ops.pointwise import Relu, Tanh
+from netir.ops.shape import Reshape
+
+
+@pytest.fixture
+def graph() -> Graph:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    return netir.trace(model, (torch.randn(2, 4),))
+
+
+def test_insert_and_replace(graph: Graph) -> None:
+    with graph.edit() as edit:
+        new = edit.insert("bend", Tanh(), ["relu"], before="linear_1")
+        edit.replace("relu", new, but=["bend"])
+    x = torch.randn(3, 4)
+    first, second = (graph.params[f"{i}.weight"].data for i in (0, 2))
+    want = torch.tanh(torch.relu(x @ first.t() + graph.params["0.bias"].data)) @ second.t()
+    assert torch.allclose(netir.run(edit.graph, x), want + graph.params["2.bias"].data, atol=1e-6)
+    assert list(edit.graph.nodes) == ["linear", "relu", "bend", "linear_1"]
+    assert edit.log == ["insert bend = tanh", "replace relu by bend"]
+    assert "bend" not in graph.nodes
+
+
+def test_erase_refuses_what_is_read(graph: Graph) -> None:
+    with pytest.raises(NetirError, match="'relu' cannot be erased") as caught, graph.edit() as edit:
+        edit.erase("relu")
+    assert "linear_1 reads relu" in caught.value.where
+
+
+def test_erase_after_bypass(graph: Graph) -> None:
+    with graph.edit() as edit:
+        edit.replace("relu", "linear")
+        edit.erase("relu")
+    assert list(edit.graph.nodes) == ["linear", "linear_1"]
+
+
+def test_the_output_is_read_too(graph: Graph) -> None:
+    with pytest.raises(NetirError, match="the output reads"), graph.edit() as edit:
+        edit.erase("linear_1")
+
+
+def test_replace_refuses_unequal_types(graph: Graph) -> None:
+    with pytest.raises(NetirError, match="cannot stand for"), graph.edit() as edit:
+        edit.replace("relu", "input")
+
+
+def test_insert_refuses_what_does_not_fit(graph: Graph) -> None:
+    with pytest.raises(NetirError, match="has not the"), graph.edit() as edit:
+        edit.insert("flat", Reshape((7,)), ["relu"])
+
+
+def test_a_value_must_be_made_before_it_is_read(graph: Graph) -> None:
+    with pytest.raises(NetirError, match="before it is made"), graph.edit() as edit:
+        edit.set_operands("relu", ["linear_1"])
+
+
+def test_parameters(graph: Graph) -> None:
+    with graph.edit() as edit:
+        edit.set_param("2.weight", torch.zeros(2, 6))
+        edit.add_param("spare", Param(torch.zeros(3)))
+        edit.remove_param("spare")
+    assert not edit.graph.params["2.weight"].data.any()
+    assert graph.params["2.weight"].data.any()
+
+
+def test_a_parameter_that_is_read_stays(graph: Graph) -> None:
+    with pytest.raises(NetirError, match="linear reads it"), graph.edit() as edit:
+        edit.remove_param("0.weight")
+
+
+def test_types_follow(graph: Graph) -> None:
+    with graph.edit() as edit:
+        edit.set_param("2.weight", torch.zeros(5, 6))
+        edit.set_param("2.bias", torch.zeros(5))
+    assert edit.graph.types["linear_1"].shape[-1] == 5
+
+
+def test_leaving_verifies(graph: Graph) -> None:
+    with pytest.raises(NetirError, match="input has 6 features") as caught, graph.edit() as edit:
+        edit.set_param("2.weight", torch.zeros(2, 7))
+    assert caught.value.where == "linear_1"
+    assert graph.params["2.weight"].data.shape == (2, 6)
+
+
+def test_an_exception_leaves_no_graph(graph: Graph) -> None:
+    edit = graph.edit()
+    with pytest.raises(ZeroDivisionError), edit:
+        edit.set_op("relu", Relu())
+        _ = 1 // 0
+    with pytest.raises(NetirError, match="not finished"):
+        _ = edit.graph
+
+
+@pytest.mark.parametrize("verb", ["erase", "set_op", "set_operands"])
+def test_unknown_nodes_get_a_suggestion(graph: Graph, verb: str) -> None:
+    arguments = {"erase": (), "set_op": (Relu(),), "set_operands": ([],)}[verb]
+    with pytest.raises(NetirError, match="no node 'linaer'") as caught, graph.edit() as edit:
+        getattr(edit, verb)("linaer", *arguments)
+    assert caught.value.fix == "did you mean 'linear'?"
