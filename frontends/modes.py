@@ -25,8 +25,10 @@ from torch.utils import _pytree as pytree
 
 from netir.errors import NetirWarning
 from netir.frontends.inputs import Call
-from netir.ir import Graph
+from netir.ir import Graph, Node
+from netir.ops.activation import Dropout
 from netir.ops.attention import Attention
+from netir.ops.reduce import Softmax
 
 _KEPT = (
     nn.modules.dropout._DropoutNd,
@@ -34,7 +36,11 @@ _KEPT = (
 )
 """Modules whose mode a graph keeps."""
 
-_FLAGGED = frozenset({"batch_norm", "instance_norm", "multi_head_attention_forward"})
+_FLAGGED = frozenset({"batch_norm", "instance_norm", "multi_head_attention_forward", "lstm", "gru",
+                      "rnn_tanh", "rnn_relu"})  # fmt: skip
+_HARMLESS = frozenset({"__get__", "__set__", "__bool__", "size", "dim", "float", "to", "clone",
+                       "detach", "contiguous", "isfinite", "isinf", "isnan", "all",
+                       "any"})  # fmt: skip
 _DROPPING = frozenset({"dropout", "dropout_", "alpha_dropout", "feature_alpha_dropout", "dropout1d",
                        "dropout2d", "dropout3d", "feature_dropout"})  # fmt: skip
 _ATTENTION = "scaled_dot_product_attention"
@@ -51,15 +57,15 @@ def warn_of_modes(model: nn.Module, call: Call, graph: Graph) -> Graph:
               "does there was not compared; the graph is the network of eval mode")  # fmt: skip
         return graph
     _compare(model, plain, trained)
-    return _with_dropout(model, graph, trained.dropped)
+    return _with_dropout(model, graph, trained.rates)
 
 
 @dataclass
 class _Record(TorchFunctionMode):
-    """The calls of torch functions in each module, and the dropout of attention in order."""
+    """The calls of torch functions in each module, and the rates of dropout in order."""
 
     calls: dict[str, Counter[Any]] = field(default_factory=dict)
-    dropped: list[float] = field(default_factory=list)
+    rates: dict[type, list[float]] = field(default_factory=lambda: {Attention: [], Dropout: []})
     stack: list[str] = field(default_factory=lambda: [""])
 
     def __post_init__(self) -> None:
@@ -70,18 +76,21 @@ class _Record(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name not in ("__get__", "__set__", "size", "dim"):
+        if name not in _HARMLESS:
             self.calls.setdefault(self.stack[-1], Counter())[self._key(name, args, kwargs)] += 1
         return func(*args, **kwargs)
 
     def _key(self, name: str, args: Any, kwargs: Any) -> Any:
         if name == _ATTENTION:
-            self.dropped.append(float(kwargs.get("dropout_p", args[4] if len(args) > 4 else 0)))
+            rate = kwargs.get("dropout_p", args[4] if len(args) > 4 else 0)
+            self.rates[Attention].append(float(rate))
             return name
         if name in _FLAGGED:
             return name
         if name in _DROPPING:
-            return name, kwargs.get("p", args[1] if len(args) > 1 else 0.5)
+            rate = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
+            self.rates[Dropout].append(float(rate))
+            return name
         numbers = tuple(a for a in args if isinstance(a, (int, float, str)))
         named = ((k, v) for k, v in kwargs.items() if isinstance(v, (int, float, str)))
         return (name, *numbers, *sorted(named, key=str))
@@ -163,26 +172,42 @@ def _compare(model: nn.Module, plain: _Record, trained: _Record) -> None:
         )
 
 
-def _with_dropout(model: nn.Module, graph: Graph, dropped: list[float]) -> Graph:
-    """Attention with the dropout that it has in train mode."""
+def _with_dropout(model: nn.Module, graph: Graph, rates: dict[type, list[float]]) -> Graph:
+    """The graph with the rates of dropout that train mode has, where eval mode passes 0."""
     own = {p: m.dropout for p, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)}
-    nodes = [n for n in graph.nodes.values() if isinstance(n.op, Attention)]
-    waiting = [n for n in nodes if n.scope not in own]
-    rates = {n.name: own[n.scope] for n in nodes if n.scope in own}
-    if len(waiting) == len(dropped):
-        rates |= {n.name: rate for n, rate in zip(waiting, dropped, strict=True)}
-    elif any(dropped):
-        _warn("attention has dropout in train mode, which the graph has not")
-    changed = {
-        n.name: replace(n, op=replace(n.op, dropout_p=rates[n.name]))
-        for n in nodes
-        if rates.get(n.name)
-    }
-    weighing = [p for p, rate in own.items() if rate and not any(n.scope == p for n in nodes)]
-    if weighing:
-        _warn(f"MultiheadAttention ('{weighing[0]}') has dropout on its weights in train mode, "
-              "which the graph has not")  # fmt: skip
-    return graph.replace(nodes={**graph.nodes, **changed}) if changed else graph
+    nodes = dict(graph.nodes)
+    for kind, name in ((Attention, "dropout_p"), (Dropout, "p")):
+        found = [n for n in graph.nodes.values() if isinstance(n.op, kind)]
+        called = [n for n in found if n.scope not in own]
+        given = rates[kind]
+        if len(called) != len(given):
+            if any(given):
+                _warn("the model has dropout in train mode that the graph has not everywhere")
+            continue
+        wanted = {n.name: rate for n, rate in zip(called, given, strict=True)}
+        wanted |= {n.name: own[n.scope] for n in found if n.scope in own and kind is Attention}
+        for node in found:
+            rate = wanted.get(node.name, 0)
+            if rate and getattr(node.op, name) != rate:
+                op = replace(node.op, **{name: rate})
+                nodes[node.name] = replace(node, op=op)
+    return _dropped_weights(graph.replace(nodes=nodes), own)
+
+
+def _dropped_weights(graph: Graph, own: dict[str, float]) -> Graph:
+    """Dropout after the softmax of attention that returns its weights."""
+    renamed: dict[str | None, str] = {}
+    nodes: dict[str, Node] = {}
+    for node in graph.nodes.values():
+        operands = tuple(renamed.get(o, o) for o in node.operands)
+        nodes[node.name] = replace(node, operands=operands) if renamed else node
+        if isinstance(node.op, Softmax) and own.get(node.scope):
+            name = f"{node.name}_dropout"
+            while name in graph.nodes or name in graph.inputs:
+                name += "_"
+            renamed[node.name] = name
+            nodes[name] = Node(name, Dropout(own[node.scope]), (node.name,), node.types, node.scope)
+    return graph.replace(nodes=nodes) if renamed else graph
 
 
 def _asks(module: nn.Module) -> bool:
@@ -190,7 +215,7 @@ def _asks(module: nn.Module) -> bool:
     match module:
         case nn.RReLU():
             return True
-        case nn.MultiheadAttention() | nn.RNNBase():
+        case nn.MultiheadAttention():
             return bool(module.dropout)
     hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
     if any("training" in _names(type(hook)) for hook in hooks):

@@ -74,7 +74,7 @@ class Network:
 
 
 @st.composite
-def networks(draw: st.DrawFn, most: int = 8) -> Network:
+def networks(draw: st.DrawFn, most: int = 10) -> Network:
     """Networks of up to `most` layers; the first layer of each kind is the simplest."""
 
     def pick(*choices: Any) -> Any:
@@ -85,8 +85,11 @@ def networks(draw: st.DrawFn, most: int = 8) -> Network:
         names = draw(st.lists(st.sampled_from(list(INPUTS)), min_size=1, max_size=2))
         batch = pick(2, 3)
         pool = [_example(name, batch) for name in names]
-        args = tuple(_double(x) for x in pool)
+        args = tuple(map(_double, pool))
         program = Program(len(pool)).eval()
+        for place, value in enumerate(tuple(pool)):
+            if pick(True, True, False):
+                _append(program, pool, _stem(pick, value), (place,))
         for _ in range(draw(st.integers(1, most))):
             _add(pick, program, pool)
         read = {place for reads in program.reads for place in reads}
@@ -112,7 +115,13 @@ def _add(pick: Pick, program: Program, pool: list[Tensor]) -> None:
     """Draw one more layer, and what it reads: more often something recent."""
     place = len(pool) - 1 - min(pick(*range(len(pool))), pick(*range(len(pool))))
     makers = list(_makers(program, pool, place))
-    layer, reads = pick(*makers)(pick)
+    _append(program, pool, *pick(*makers)(pick))
+
+
+def _append(
+    program: Program, pool: list[Tensor], layer: nn.Module | int, reads: tuple[int, ...]
+) -> None:
+    """Let a new layer, or once more one of the network's, read values of the pool."""
     if isinstance(layer, int):
         number = layer
     else:
@@ -124,6 +133,16 @@ def _add(pick: Pick, program: Program, pool: list[Tensor]) -> None:
         return
     program.call(number, reads)
     pool.append(value)
+
+
+def _stem(pick: Pick, value: Tensor) -> nn.Module:
+    """A first layer, so that not everything is as wide as the input."""
+    made = pick(4, 6, 8)
+    if not value.is_floating_point():
+        return nn.Embedding(VOCABULARY, made)
+    if value.dim() == 4:
+        return nn.Conv2d(value.shape[1], made, 3, padding=1)
+    return nn.Linear(value.shape[-1], made)
 
 
 Maker = Callable[[Pick], tuple[Any, tuple[int, ...]]]

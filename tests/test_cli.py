@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -130,10 +131,14 @@ def test_cost_table() -> None:
 def test_spaces_are_told_in_words() -> None:
     text = good("spaces", "builtin:residual")
     row = next(line for line in text.splitlines() if line.startswith("layer2.conv2"))
-    assert row.split() == (
-        "layer2.conv2 32 free layer2.conv2 (conv), layer2.around (conv) "
-        "summed over by head (linear) layer2.bn2 (batch_norm)"
-    ).split()
+    assert re.split("  +", row) == [
+        "layer2.conv2",
+        "32",
+        "free",
+        "layer2.conv2 (conv), layer2.around (conv)",
+        "summed over by head (linear)",
+        "layer2.bn2 (batch_norm)",
+    ]
     assert "4 of 5 spaces are free" in text
     assert "graph output" in text
     assert "frozen: graph output" not in text

@@ -22,7 +22,7 @@ FOLDERS = {name: ROOT / folder for name, folder in SETUPTOOLS["package-dir"].ite
 # A module imports what shares its room or stands on a floor below, that is, in a line above.
 # `|` parts the rooms of one floor; a package's name covers its modules.
 FLOORS = """
-netir.kernels
+netir.kernels | netir.builtin
 netir.errors
 netir.dims | netir.axes
 netir.layouts

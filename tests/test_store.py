@@ -185,7 +185,9 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @given(data=st.data())
-def test_every_flipped_bit_is_found(data: st.DataObject, good: bytes, tmp_path_factory: Any) -> None:
+def test_every_flipped_bit_is_found(
+    data: st.DataObject, good: bytes, tmp_path_factory: Any
+) -> None:
     spot = data.draw(st.integers(0, 8 * len(good) - 1))
     raw = bytearray(good)
     raw[spot // 8] ^= 1 << spot % 8
@@ -193,7 +195,9 @@ def test_every_flipped_bit_is_found(data: st.DataObject, good: bytes, tmp_path_f
 
 
 @given(data=st.data())
-def test_every_missing_tail_is_found(data: st.DataObject, good: bytes, tmp_path_factory: Any) -> None:
+def test_every_missing_tail_is_found(
+    data: st.DataObject, good: bytes, tmp_path_factory: Any
+) -> None:
     end = data.draw(st.integers(0, len(good) - 1))
     refused(good[:end], tmp_path_factory.mktemp("tail") / "a.netir")
 

@@ -16,7 +16,7 @@ class Attention(Op):
     """`softmax(scale * q @ k.T + mask) @ v`, the scale written out.
 
     torch's default scale depends on the head size; here it is an attribute, so that the function
-    stays the same when the head size changes.
+    stays the same when the head size changes. `dropout_p` is for train mode.
     """
 
     name = "attention"
@@ -25,6 +25,7 @@ class Attention(Op):
     scale: float = 1.0
     is_causal: bool = False
     enable_gqa: bool = False
+    dropout_p: float = 0.0
 
     def layouts(self, site: Any) -> Any:
         lead = list("abcfgh"[: len(site.shape(0)) - 2])

@@ -61,7 +61,10 @@ class _Recurrent(Op):
         made, hidden = states[0][2], states[-1][2]
         blocks = self._blocks(len(site.node.operands))
         projected = len(blocks[0]) % 2 == 1
-        if not projected:
+        if projected:  # torch tells it from a plain one by the sizes of the states
+            site.freeze(made, "the size of a projection")
+            site.freeze(hidden, "a projection must be smaller")
+        else:
             site.unify(made, hidden)
         both = (*site.extent(self.directions), *made)
         gates = (*site.extent(self.gates), *hidden)

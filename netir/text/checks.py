@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields
-from functools import lru_cache
+from functools import cache
 from typing import Any, Union, get_args, get_origin
 
 import torch
@@ -37,7 +37,7 @@ _MAKERS = frozenset(
 _NOT_OPERANDS = ("self", "device", "training")
 
 
-@lru_cache(maxsize=None)
+@cache
 def attributes(cls: type[Op]) -> Mapping[str, Any]:
     """The attributes of an op and what each may be."""
     hints = typing.get_type_hints(cls, localns={"Sym": Sym})
@@ -84,7 +84,7 @@ def describe(wanted: Any) -> str:
     return words.get(wanted, str(wanted))
 
 
-@lru_cache(maxsize=None)
+@cache
 def arity(cls: type[Op]) -> tuple[int, int | None, tuple[bool, ...]]:
     """The least and the largest number of operands (None: any), and which may be left out."""
     least, most, optional = 0, 0, []
@@ -121,7 +121,7 @@ def check_opaque(op: Opaque, count: int, allow_ops: Collection[str]) -> None:
     `allow_ops` names further operators, `namespace.operator.overload` or a whole namespace.
     """
     parts = op.target.split(".")
-    if len(parts) != 3 or not all(p.isidentifier() and p[:2] != "__" or p in _DUNDERS for p in parts):
+    if len(parts) != 3 or not all((p.isidentifier() and p[:2] != "__") or p in _DUNDERS for p in parts):
         raise NetirError(
             f"'{op.target[:60]}' names no torch operator", fix="write namespace.operator.overload"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
-from functools import lru_cache
+from functools import cache
 
 from netir.errors import NetirError
 from netir.ir import Graph, Node, Param, Ref, TensorType
@@ -64,7 +64,7 @@ def _attributes(op: Op) -> str:
     return f" {{{', '.join(found)}}}" if found else ""
 
 
-@lru_cache(maxsize=None)
+@cache
 def _defaults(cls: type[Op]) -> tuple[tuple[str, str | None], ...]:
     """The attributes of an op, with their defaults as text: 1, 1.0 and True differ there."""
     return tuple(
