@@ -31,7 +31,7 @@ demo: $(READY)
 	$(BIN)/netir demo
 
 test: $(READY)
-	$(PYTEST) -n 2 $(ARGS)
+	$(PYTEST) -n 2 --dist loadgroup $(ARGS)
 
 # The long tests, with more and fresh random examples.
 soak: $(READY)

@@ -75,6 +75,16 @@ class Call:
         args, kwargs = pytree.tree_unflatten(leaves, spec)
         return Call(args, kwargs, self.named, tuple(leaves), self.wanted)
 
+    def copied(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Copies of the arguments, with one example where the batch is open."""
+        leaves = [
+            (x[:1] if 0 in axes else x).detach().clone() if isinstance(x, Tensor) else x
+            for x, axes in zip(self.leaves, self.wanted, strict=True)
+        ]
+        spec = pytree.tree_structure((self.args, self.kwargs))
+        args, kwargs = pytree.tree_unflatten(leaves, spec)
+        return args, kwargs
+
     def shapes(self, model: nn.Module) -> dict[str, Any]:
         """The `dynamic_shapes` that torch.export takes."""
         axes = iter(self.wanted)

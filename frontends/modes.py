@@ -8,6 +8,7 @@ code asks for the mode are run at all. Dropout inside attention is carried over 
 
 from __future__ import annotations
 
+import inspect
 import random
 import warnings
 from collections import Counter
@@ -19,9 +20,8 @@ from types import CodeType, FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from netir.errors import NetirWarning
 from netir.frontends.inputs import Call
@@ -56,8 +56,8 @@ def warn_of_modes(model: nn.Module, call: Call, graph: Graph) -> Graph:
         _warn(f"the model cannot be run in train mode on these inputs ({error}), so that what it "
               "does there was not compared; the graph is the network of eval mode")  # fmt: skip
         return graph
-    _compare(model, plain, trained)
-    return _with_dropout(model, graph, trained.rates)
+    differs = _compare(model, plain, trained)
+    return _with_dropout(model, graph, trained.rates, quiet=differs)
 
 
 @dataclass
@@ -99,9 +99,7 @@ class _Record(TorchFunctionMode):
 def _record(model: nn.Module, call: Call, training: bool) -> _Record:
     """Run the model on copies of the inputs, all its state left as it is."""
     record = _Record()
-    args, kwargs = pytree.tree_map(
-        lambda x: x.detach().clone() if isinstance(x, Tensor) else x, (call.args, call.kwargs)
-    )
+    args, kwargs = call.copied()
     devices = {p.device.index for p in model.parameters() if p.is_cuda}
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
@@ -150,8 +148,9 @@ def _state_kept(model: nn.Module) -> Iterator[None]:
             module._buffers.update(kept)
 
 
-def _compare(model: nn.Module, plain: _Record, trained: _Record) -> None:
-    """One warning for every class of modules that differ."""
+def _compare(model: nn.Module, plain: _Record, trained: _Record) -> bool:
+    """Warn once for every class of modules that differ; says whether any does."""
+    differing: set[str] = set()
     found: dict[str, tuple[list[str], dict[str, None]]] = {}
     for path, module in model.named_modules():
         before = plain.calls.get(path, Counter())
@@ -159,7 +158,8 @@ def _compare(model: nn.Module, plain: _Record, trained: _Record) -> None:
         keys = [*(before - after), *(after - before)]
         if not keys and _draws(type(module)):
             keys = ["random"]
-        if keys:
+        if keys and not ((not before or not after) and _inside(path, differing)):
+            differing.add(path)
             paths, names = found.setdefault(type(module).__name__, ([], {}))
             paths.append(path)
             names.update(dict.fromkeys(k if isinstance(k, str) else k[0] for k in keys))
@@ -170,9 +170,18 @@ def _compare(model: nn.Module, plain: _Record, trained: _Record) -> None:
             f"{cls}{f' ({where}{more})' if where else ''} computes something else in train mode "
             f"({', '.join(list(names)[:6])}); the graph is the network of eval mode"
         )
+    return bool(found)
 
 
-def _with_dropout(model: nn.Module, graph: Graph, rates: dict[type, list[float]]) -> Graph:
+def _inside(path: str, others: set[str]) -> bool:
+    """Whether a module stands in one of the others."""
+    parts = path.split(".")
+    return any(".".join(parts[:count]) in others for count in range(len(parts)))
+
+
+def _with_dropout(
+    model: nn.Module, graph: Graph, rates: dict[type, list[float]], quiet: bool
+) -> Graph:
     """The graph with the rates of dropout that train mode has, where eval mode passes 0."""
     own = {p: m.dropout for p, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)}
     nodes = dict(graph.nodes)
@@ -181,7 +190,7 @@ def _with_dropout(model: nn.Module, graph: Graph, rates: dict[type, list[float]]
         called = [n for n in found if n.scope not in own]
         given = rates[kind]
         if len(called) != len(given):
-            if any(given):
+            if any(given) and not quiet:
                 _warn("the model has dropout in train mode that the graph has not everywhere")
             continue
         wanted = {n.name: rate for n, rate in zip(called, given, strict=True)}
@@ -237,17 +246,26 @@ def _names(cls: type) -> frozenset[str]:
 
 @lru_cache(maxsize=4096)
 def _names_by_method(cls: type) -> tuple[frozenset[str], ...]:
-    """The names that the methods of a class use, without those of torch.nn's own classes."""
-    found = []
-    for base in cls.__mro__:
-        if base is object or base.__module__.startswith("torch.nn.modules."):
+    """The names that calling a module uses, for each of its methods that are not torch.nn's own."""
+    found: dict[str, frozenset[str]] = {}
+    waiting = ["forward", "__call__"]
+    while waiting:
+        method = waiting.pop()
+        function = inspect.unwrap(getattr(cls, method, None) or print)
+        if method in found or not isinstance(function, FunctionType):
             continue
-        for member in vars(base).values():
-            function = getattr(member, "__func__", member)
-            function = getattr(function, "__wrapped__", function)
-            if isinstance(function, FunctionType):
-                found.append(frozenset(_used(function.__code__)))
-    return tuple(found)
+        if function.__module__.startswith("torch.nn.modules."):
+            continue
+        found[method] = frozenset(_used(function.__code__)) - _checkpointing(function)
+        waiting.extend(found[method])
+    return tuple(found.values())
+
+
+def _checkpointing(function: FunctionType) -> frozenset[str]:
+    """Recomputing activations asks for the mode, and computes the same."""
+    names = function.__code__.co_names
+    only = function.__name__ == "__call__" and "gradient_checkpointing" in names
+    return frozenset({"training"}) if only else frozenset()
 
 
 def _used(code: CodeType) -> Iterator[str]:

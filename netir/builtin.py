@@ -44,7 +44,8 @@ class ResidualDigits(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         x = torch.relu(self.stem(image))
         x = self.layer2(self.layer1(x))
-        return self.head(x.mean((2, 3)))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
 
 
 class Attention(nn.Module):
@@ -60,7 +61,8 @@ class Attention(nn.Module):
         split = self.qkv(x).unflatten(-1, (3, self.heads, -1))
         q, k, v = split.permute(2, 0, 3, 1, 4).unbind(0)
         y = nn.functional.scaled_dot_product_attention(q, k, v)
-        return self.out(y.transpose(1, 2).flatten(2))
+        mixed: Tensor = self.out(y.transpose(1, 2).flatten(2))
+        return mixed
 
 
 class Layer(nn.Module):
@@ -76,7 +78,8 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
-        return x + self.down(nn.functional.gelu(self.up(self.norm2(x))))
+        more: Tensor = self.down(nn.functional.gelu(self.up(self.norm2(x))))
+        return x + more
 
 
 class AttentionDigits(nn.Module):
@@ -92,7 +95,8 @@ class AttentionDigits(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.embed(image.squeeze(1)) + self.position
-        return self.head(self.norm(self.layers(x)).mean(1))
+        logits: Tensor = self.head(self.norm(self.layers(x)).mean(1))
+        return logits
 
 
 def _residual() -> Example:

@@ -78,10 +78,15 @@ def resolve(layout: Layout) -> Layout:
 
 
 def _follow(atom: Atom) -> Layout:
+    """What an atom is bound to in the end; all atoms on a chain that leads there learn it."""
     bound = atom.bound
     assert bound is not None
     if len(bound) == 1 and (bound[0].__class__ is Concat or bound[0].bound is None):  # type: ignore[union-attr]
         return bound
+    path = [atom]
+    while len(bound) == 1 and isinstance(bound[0], Atom) and bound[0].bound is not None:
+        path.append(bound[0])
+        bound = bound[0].bound
     found: list[Term] = []
     pending: list[Term] = list(reversed(bound))
     while pending:
@@ -90,8 +95,10 @@ def _follow(atom: Atom) -> Layout:
             pending.extend(reversed(term.bound))
         else:
             found.append(term)
-    atom.bound = tuple(found)
-    return atom.bound
+    layout = tuple(found)
+    for each in path:
+        each.bound = layout
+    return layout
 
 
 def atoms(layout: Layout) -> Iterator[Atom]:

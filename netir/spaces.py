@@ -357,10 +357,16 @@ class Analysis:
         taken: dict[str, int] = {}
         for atom, axes in members.items():
             makers = [m for m in axes if not self.sums(m, atom)]
-            name = self._space_name((makers or axes)[0], atom)
+            name = self._space_name(max(makers or axes, key=self._telling), atom)
             taken[name] = taken.get(name, 0) + 1
             unique = name if taken[name] == 1 else f"{name}/{taken[name]}"
             yield Space(self, atom, unique, axes)
+
+    def _telling(self, member: Member) -> tuple[bool, bool]:
+        """What makes one member a better name for a space than another."""
+        param = self.graph.params[member.param]
+        matrix = param.data.dim() > 1 and param.kind == "param"
+        return matrix, member.whole and member.axis == 0
 
     def _space_name(self, member: Member, atom: Atom) -> str:
         owner, _, last = member.param.rpartition(".")

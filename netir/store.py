@@ -102,7 +102,7 @@ def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
         tensor = tensors[name]
         found.update(f"\n{name}\n{tensor.dtype} {tuple(tensor.shape)}\n".encode())
         if tensor.numel():
-            found.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

@@ -24,7 +24,7 @@ WIDEST = 24
 LARGEST = 450
 
 INPUTS: dict[str, tuple[int, ...]] = {
-    "image": (3, 4, 4), "sequence": (4, 6), "tokens": (5,), "vector": (6,), "oblong": (2, 3, 6),
+    "image": (3, 4, 4), "sequence": (4, 6), "tokens": (5,), "vector": (6,), "large": (2, 4, 6),
 }  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def networks(draw: st.DrawFn, most: int = 10) -> Network:
         for place, value in enumerate(tuple(pool)):
             if pick(True, True, False):
                 _append(program, pool, _stem(pick, value), (place,))
-        for _ in range(draw(st.integers(1, most))):
+        for _ in draw(st.lists(st.none(), min_size=1, max_size=most)):
             _add(pick, program, pool)
         read = {place for reads in program.reads for place in reads}
         for place, value in enumerate(pool):
@@ -114,8 +114,8 @@ def _double(x: Tensor) -> Tensor:
 def _add(pick: Pick, program: Program, pool: list[Tensor]) -> None:
     """Draw one more layer, and what it reads: more often something recent."""
     place = len(pool) - 1 - min(pick(*range(len(pool))), pick(*range(len(pool))))
-    makers = list(_makers(program, pool, place))
-    _append(program, pool, *pick(*makers)(pick))
+    families = [made for made in _makers(program, pool, place) if made]
+    _append(program, pool, *pick(*pick(*families))(pick))
 
 
 def _append(
@@ -148,26 +148,26 @@ def _stem(pick: Pick, value: Tensor) -> nn.Module:
 Maker = Callable[[Pick], tuple[Any, tuple[int, ...]]]
 
 
-def _makers(program: Program, pool: list[Tensor], place: int) -> Iterator[Maker]:
-    """What could read a value: new layers, joins with other values, and layers used again."""
+def _makers(program: Program, pool: list[Tensor], place: int) -> Iterator[list[Maker]]:
+    """What could read a value: new layers, joins with other values, and what is used again."""
     x = pool[place]
     if not x.is_floating_point():
-        yield lambda pick: (_embedding(pick), (place,))
-        yield lambda pick: (_tied(pick), (place,))
+        yield [lambda pick: (_embedding(pick), (place,)), lambda pick: (_tied(pick), (place,))]
         return
-    for layer in LAYERS[x.dim()]:
-        if getattr(layer, "fits", _always)(*x.shape[1:]):
-            yield _unary(layer, x, place)
-    for other, y in enumerate(pool):
-        for join in _joins(x, y):
-            yield _binary(join, place, other)
+    layers = [f for f in LAYERS[x.dim()] if getattr(f, "fits", _always)(*x.shape[1:])]
+    fresh = [_unary(layer, x, place) for layer in layers]
+    yield fresh
+    yield fresh
+    yield [_read(join, place, other) for other, y in enumerate(pool) for join in _joins(x, y)]
+    used: list[Maker] = []
     for number, layer in enumerate(program.layers):
         first = program.calls.index(number)
         if [pool[i].shape for i in program.reads[first]] == [x.shape]:
-            yield _again(number, place)
+            used.append(_read(number, place))
         found = _borrowing(layer, x)
         if found is not None:
-            yield _known(found, place)
+            used.append(_read(found, place))
+    yield used
 
 
 def _always(*sizes: int) -> bool:
@@ -178,16 +178,8 @@ def _unary(layer: Layer, x: Tensor, place: int) -> Maker:
     return lambda pick: (layer(pick, x), (place,))
 
 
-def _binary(join: Apply, place: int, other: int) -> Maker:
-    return lambda pick: (join, (place, other))
-
-
-def _again(number: int, place: int) -> Maker:
-    return lambda pick: (number, (place,))
-
-
-def _known(layer: nn.Module, place: int) -> Maker:
-    return lambda pick: (layer, (place,))
+def _read(layer: nn.Module | int, *places: int) -> Maker:
+    return lambda pick: (layer, places)
 
 
 def _joins(x: Tensor, y: Tensor) -> Iterator[Apply]:

@@ -133,7 +133,7 @@ def traced_graph_computes_the_model(case: Case) -> None:
 def lowering_undoes_tracing(case: Case) -> None:
     model, args = copy.deepcopy(case.network.model), case.network.args
     module = netir.to_torch(case.graph)
-    assert list(module.state_dict()) == list(model.state_dict())
+    assert module.state_dict().keys() == model.state_dict().keys()
     with torch.no_grad():
         assert gap(model(*args), module(*args)) < 1e-12
     gradients = []

@@ -145,6 +145,9 @@ ERRORS = {
     small('elu(%x) {alpha="big"}'): ("attribute 'alpha' of elu is a", "2, column 23", ""),
     small("elu(%x) {alpha=1, alpha=2}"): ("attribute 'alpha' is given twice", "2, column 26", ""),
     small("squeeze(%x) {dims=(9,)}"): ("squeeze cannot have these operands", "2, column 8", ""),
+    "graph g(%x: f32[99999999999]) { %y = unbind(%x) : f32[] return %y }": (
+        "too many indices", "1, column 38", "",
+    ),
     small("reshape(%x) {shape=(7,)}", kind="f32[7]"): ("f32[2, 3] has not", "2, column 8", ""),
     small("relu(%x)", "%y = relu(%x) : f32[2, 3]"): ("there is a node or an input '%y'", "3", ""),
     small("relu(%x)", "%x = relu(%x) : f32[2, 3]"): ("there is a node or an input '%x'", "2", ""),

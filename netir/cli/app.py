@@ -1,4 +1,4 @@
-"""The commands, their options, and how errors end a run. torch is imported only by what needs it."""
+"""The commands, their options, and how errors end a run; torch is imported only where needed."""
 
 from __future__ import annotations
 
@@ -183,7 +183,9 @@ def lower(
     graph = find(model, inputs, sizes, allow_op)
     if out.suffix != ".py":
         if out.suffix:
-            raise NetirError(f"cannot lower to '{out.suffix}'", str(out), "name a .py file or a folder")
+            raise NetirError(
+                f"cannot lower to '{out.suffix}'", str(out), "name a .py file or a folder"
+            )
         out.mkdir(parents=True, exist_ok=True)
         out = out / "model.py"
     to_python(graph, out)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from netir.builtin import BUILTINS
 from netir.dims import Sym, evaluate, symbols
 from netir.errors import NetirError, nearest
-from netir.frontends import trace
 from netir.ir import Graph, TensorType, map_tree
 from netir.store import load
 from netir.text.lexer import Tokens
@@ -71,6 +70,8 @@ def _made(model: str) -> Any:
 def _traced(
     made: Any, where: str, inputs: list[str] | None, sizes: list[str] | None
 ) -> Graph:
+    from netir.frontends import trace
+
     module, args, kwargs = _parts(made, where)
     if args is None:
         types = dict(map(_input, inputs or ()))

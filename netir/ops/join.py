@@ -206,6 +206,7 @@ class Unbind(Op):
         size = x.shape[self.dim]
         expect(isinstance(size, int), f"axis {self.dim} of {x} has an open size")
         assert isinstance(size, int)
+        expect(size < 2**16, f"axis {self.dim} of {x} has too many indices to be values")
         return (x.with_shape((*x.shape[: self.dim], *x.shape[self.dim + 1 :])),) * size
 
     def to_torch(self, x: Tensor) -> tuple[Tensor, ...]:

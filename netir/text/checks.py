@@ -87,7 +87,9 @@ def describe(wanted: Any) -> str:
 @cache
 def arity(cls: type[Op]) -> tuple[int, int | None, tuple[bool, ...]]:
     """The least and the largest number of operands (None: any), and which may be left out."""
-    least, most, optional = 0, 0, []
+    least = 0
+    most: int | None = 0
+    optional: list[bool] = []
     for parameter in inspect.signature(cls.to_torch).parameters.values():
         if parameter.name in _NOT_OPERANDS:
             continue
@@ -103,7 +105,7 @@ def arity(cls: type[Op]) -> tuple[int, int | None, tuple[bool, ...]]:
 
 def check_operands(op: Op, operands: tuple[str | None, ...]) -> None:
     """Refuse a node with too many or too few operands, or without one that its op needs."""
-    least, most, optional = arity(type(op))
+    least, most, optional = arity(type(op))  # type: ignore[arg-type]
     count = len(operands)
     if count < least or (most is not None and count > most):
         wanted = f"{least} or more" if most is None else f"{least} to {most}"
@@ -121,7 +123,8 @@ def check_opaque(op: Opaque, count: int, allow_ops: Collection[str]) -> None:
     `allow_ops` names further operators, `namespace.operator.overload` or a whole namespace.
     """
     parts = op.target.split(".")
-    if len(parts) != 3 or not all((p.isidentifier() and p[:2] != "__") or p in _DUNDERS for p in parts):
+    plain = (p in _DUNDERS or (p.isidentifier() and p[:2] != "__") for p in parts)
+    if len(parts) != 3 or not all(plain):
         raise NetirError(
             f"'{op.target[:60]}' names no torch operator", fix="write namespace.operator.overload"
         )

@@ -256,7 +256,7 @@ class _Parser:
 
     def _op(self, cls: type[Op], op_place: int) -> Op:
         tokens = self._tokens
-        known = attributes(cls)
+        known = attributes(cls)  # type: ignore[arg-type]
         given: dict[str, Any] = {}
         if tokens.take("{"):
             while not tokens.at("}"):
@@ -275,7 +275,7 @@ class _Parser:
                 if not tokens.take(","):
                     break
             tokens.need("}", "the attributes")
-        return self._guarded(lambda: cls(**given), cls.name, op_place)
+        return cast(Op, self._guarded(lambda: cls(**given), cls.name, op_place))
 
     def _check(self, node: Node, place: int) -> None:
         """Infer the results anew; they must be what the text says."""

@@ -57,7 +57,7 @@ def _node(node: Node, shown: dict[TensorType, str]) -> str:
 
 def _attributes(op: Op) -> str:
     found = []
-    for name, default in _defaults(type(op)):
+    for name, default in _defaults(type(op)):  # type: ignore[arg-type]
         text = show_value(getattr(op, name))
         if text != default:
             found.append(f"{name}={text}")
