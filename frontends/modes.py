@@ -12,7 +12,7 @@ import inspect
 import random
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -26,15 +26,10 @@ from torch.overrides import TorchFunctionMode
 from netir.errors import NetirWarning
 from netir.frontends.inputs import Call
 from netir.ir import Graph, Node
-from netir.ops.activation import Dropout
+from netir.ops import Op
+from netir.ops.activation import Dropout, LeakyRelu, Rrelu
 from netir.ops.attention import Attention
 from netir.ops.reduce import Softmax
-
-_KEPT = (
-    nn.modules.dropout._DropoutNd,
-    nn.modules.batchnorm._NormBase,
-)
-"""Modules whose mode a graph keeps."""
 
 _FLAGGED = frozenset({"batch_norm", "instance_norm", "multi_head_attention_forward", "lstm", "gru",
                       "rnn_tanh", "rnn_relu"})  # fmt: skip
@@ -48,7 +43,8 @@ _ATTENTION = "scaled_dot_product_attention"
 
 def warn_of_modes(model: nn.Module, call: Call, graph: Graph) -> Graph:
     """Warn of what train mode does differently; gives the graph with dropout inside attention."""
-    if not any(_asks(module) for module in model.modules()):
+    rectified = any(isinstance(node.op, Rrelu) for node in graph.nodes.values())
+    if not rectified and not any(_asks(module) for module in model.modules()):
         return graph
     try:
         plain, trained = _record(model, call, False), _record(model, call, True)
@@ -65,7 +61,9 @@ class _Record(TorchFunctionMode):
     """The calls of torch functions in each module, and the rates of dropout in order."""
 
     calls: dict[str, Counter[Any]] = field(default_factory=dict)
-    rates: dict[type, list[float]] = field(default_factory=lambda: {Attention: [], Dropout: []})
+    rates: dict[type, list[float]] = field(
+        default_factory=lambda: {Attention: [], Dropout: [], Rrelu: []}
+    )
     stack: list[str] = field(default_factory=lambda: [""])
 
     def __post_init__(self) -> None:
@@ -82,18 +80,25 @@ class _Record(TorchFunctionMode):
 
     def _key(self, name: str, args: Any, kwargs: Any) -> Any:
         if name == _ATTENTION:
-            rate = kwargs.get("dropout_p", args[4] if len(args) > 4 else 0)
-            self.rates[Attention].append(float(rate))
+            self.rates[Attention].append(float(_given(args, kwargs, 4, "dropout_p", 0)))
             return name
         if name in _FLAGGED:
             return name
         if name in _DROPPING:
-            rate = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
-            self.rates[Dropout].append(float(rate))
+            self.rates[Dropout].append(float(_given(args, kwargs, 1, "p", 0.5)))
+            if not _given(args, kwargs, 2, "training", True):
+                self.rates[Dropout][-1] = 0.0
+            return name
+        if name == "rrelu":
+            self.rates[Rrelu].append(float(_given(args, kwargs, 3, "training", False)))
             return name
         numbers = tuple(a for a in args if isinstance(a, (int, float, str)))
         named = ((k, v) for k, v in kwargs.items() if isinstance(v, (int, float, str)))
         return (name, *numbers, *sorted(named, key=str))
+
+
+def _given(args: Any, kwargs: Any, position: int, name: str, default: Any) -> Any:
+    return kwargs.get(name, args[position] if len(args) > position else default)
 
 
 def _record(model: nn.Module, call: Call, training: bool) -> _Record:
@@ -106,7 +111,7 @@ def _record(model: nn.Module, call: Call, training: bool) -> _Record:
         stack.enter_context(torch.random.fork_rng(devices=sorted(filter(None, devices))))
         stack.enter_context(_state_kept(model))
         for path, module in model.named_modules():
-            module.training = training and not isinstance(module, _KEPT)
+            module.training = training and not isinstance(module, nn.modules.batchnorm._NormBase)
             enter = module.register_forward_pre_hook(_enter(record, path))
             leave = module.register_forward_hook(_leave(record), always_call=True)
             stack.callback(enter.remove)
@@ -185,7 +190,7 @@ def _with_dropout(
     """The graph with the rates of dropout that train mode has, where eval mode passes 0."""
     own = {p: m.dropout for p, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)}
     nodes = dict(graph.nodes)
-    for kind, name in ((Attention, "dropout_p"), (Dropout, "p")):
+    for kind, change in _CHANGES.items():
         found = [n for n in graph.nodes.values() if isinstance(n.op, kind)]
         called = [n for n in found if n.scope not in own]
         given = rates[kind]
@@ -196,11 +201,21 @@ def _with_dropout(
         wanted = {n.name: rate for n, rate in zip(called, given, strict=True)}
         wanted |= {n.name: own[n.scope] for n in found if n.scope in own and kind is Attention}
         for node in found:
-            rate = wanted.get(node.name, 0)
-            if rate and getattr(node.op, name) != rate:
-                op = replace(node.op, **{name: rate})
-                nodes[node.name] = replace(node, op=op)
+            nodes[node.name] = replace(node, op=change(node.op, wanted.get(node.name, 0.0)))
     return _dropped_weights(graph.replace(nodes=nodes), own)
+
+
+def _rectified(op: Any, rate: float) -> Op:
+    """A randomised ReLU that is never random has the slope between its bounds."""
+    return op if rate else LeakyRelu((op.lower + op.upper) / 2)
+
+
+_CHANGES: dict[type, Callable[[Any, float], Op]] = {
+    Attention: lambda op, rate: op if op.dropout_p == rate else replace(op, dropout_p=rate),
+    Dropout: lambda op, rate: op if op.p == rate else replace(op, p=rate),
+    Rrelu: _rectified,
+}
+"""For each op that is random in train mode: what it is at a rate, 0 for never."""
 
 
 def _dropped_weights(graph: Graph, own: dict[str, float]) -> Graph:
@@ -221,11 +236,8 @@ def _dropped_weights(graph: Graph, own: dict[str, float]) -> Graph:
 
 def _asks(module: nn.Module) -> bool:
     """Whether a module may behave differently in train mode, and not as a graph can."""
-    match module:
-        case nn.RReLU():
-            return True
-        case nn.MultiheadAttention():
-            return bool(module.dropout)
+    if isinstance(module, nn.MultiheadAttention):
+        return bool(module.dropout)
     hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
     if any("training" in _names(type(hook)) for hook in hooks):
         return True

@@ -25,8 +25,13 @@ from netir.frontends.tied import tied_state
 from netir.ir import Graph, Ref, TensorType, Tree
 
 
-def read_model(model: nn.Module, call: Call, name: str = "") -> Graph:
-    """The graph of a model, read from what torch.export makes of it."""
+def read_model(
+    model: nn.Module, call: Call, name: str = "", state: nn.Module | None = None
+) -> Graph:
+    """The graph of a model, read from what torch.export makes of it.
+
+    Parameters are those of `state`, where that is another module than the one to run.
+    """
     with _eval_mode(model), plain_signature(model, call):
         with _own_gradients() as functions:
             program = _exported(model, call)
@@ -36,7 +41,7 @@ def read_model(model: nn.Module, call: Call, name: str = "") -> Graph:
             NetirWarning,
             stacklevel=3,
         )
-    return read_program(program, model, call, name)
+    return read_program(program, state or model, call, name)
 
 
 def _exported(model: nn.Module, call: Call) -> ExportedProgram:

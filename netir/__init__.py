@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from netir import passes
-    from netir.basis import Basis, Contract, change_basis, extend, linear, replicate, select
+    from netir.basis import Basis, Contract, extend, linear, replicate, select
+    from netir.change import change_basis
     from netir.cost import cost
     from netir.errors import NetirError, NetirWarning
     from netir.evaluate import run
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 __version__ = version("netir")
 
 _HOMES = {
-    "netir.basis": ("Basis", "Contract", "change_basis", "extend", "linear", "replicate", "select"),
+    "netir.basis": ("Basis", "Contract", "extend", "linear", "replicate", "select"),
+    "netir.change": ("change_basis",),
     "netir.cost": ("cost",),
     "netir.errors": ("NetirError", "NetirWarning"),
     "netir.evaluate": ("run",),

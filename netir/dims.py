@@ -270,7 +270,7 @@ def _divide_sums(a: Sym, b: Sym) -> Dim | None:
 def _value(factor: Factor, env: Mapping[str, Any]) -> Any:
     if isinstance(factor, str):
         if factor not in env:
-            raise NetirError(f"size '{factor}' is not known here", fix="it must be a size of an input")
+            raise NetirError(f"size '{factor}' is not known", fix="it must be a size of an input")
         return env[factor]
     values = [evaluate(a, env) for a in factor.arguments]
     match factor.function:

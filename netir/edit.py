@@ -91,7 +91,7 @@ class Edit:
         self._nodes = dict([*items[:place], (node.name, node), *items[place:]])
 
     def replace(self, old: str, new: str, *, but: Iterable[str] = ()) -> None:
-        """Let all that reads `old` read `new`; refuses unequal types. `but` names nodes to leave."""
+        """Let all that reads `old` read `new`, except the nodes in `but`; refuses unequal types."""
         if self._type(old) != self._type(new):
             raise NetirError(
                 f"'{new}' cannot stand for '{old}': {self._type(new)} is not {self._type(old)}"
@@ -191,7 +191,8 @@ class Edit:
             node = self._nodes.get(owner)
             if node is not None and operand in node.results:
                 return node.types[index]
-        raise NetirError(f"there is no value '{operand}'", fix=nearest(operand, {**self._nodes, **self._inputs}))
+        known = {**self._nodes, **self._inputs}
+        raise NetirError(f"there is no value '{operand}'", fix=nearest(operand, known))
 
     def _done(self) -> Graph:
         """The new graph, with all types inferred anew and everything checked."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ def values_of(
     keep: Callable[[str], bool] | None = None,
     dtype: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
-    """Every value that is an output or that `keep` asks for; floats as `dtype` where one is given."""
+    """Every value that is an output or that `keep` asks for, floats as `dtype` if one is given."""
     env = symbol_values(graph, inputs)
     values = {name: _cast(tensor, dtype) for name, tensor in inputs.items()}
     params: dict[str, Tensor] = {}
@@ -86,7 +86,7 @@ def _bound_tuple(value: tuple[Any, ...], env: Mapping[str, Any]) -> tuple[Any, .
     )  # fmt: skip
 
 
-@lru_cache(maxsize=None)
+@cache
 def _attributes(cls: type[Op]) -> tuple[str, ...]:
     return tuple(f.name for f in fields(cls))
 

@@ -113,7 +113,9 @@ class Record:
     make: Callable[..., Any] | None = field(default=None, compare=False)
 
 
-Tree = Union[Ref, Record, tuple["Tree", ...], list["Tree"], dict[str, "Tree"], int, float, str, None]
+Tree = Union[  # noqa: UP007 - names itself
+    Ref, Record, tuple["Tree", ...], list["Tree"], dict[str, "Tree"], int, float, str, None
+]
 
 
 def leaves(tree: Tree) -> Iterator[Ref]:

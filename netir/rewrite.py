@@ -13,7 +13,8 @@ from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
-from netir.basis import Basis, Contract, change_basis, kept
+from netir.basis import Basis, Contract, kept
+from netir.change import change_basis
 from netir.errors import NetirError, NetirWarning, nearest
 from netir.ir import Graph, Step
 from netir.moves import Moves
@@ -94,7 +95,7 @@ class WidthPass(Pass):
         planned, skipped = self._plan(graph)
         if not planned:
             self._nothing(skipped)
-        done = change_basis(graph, {space: basis for space, basis in planned})
+        done = change_basis(graph, dict(planned))
         contract = max((kept(s, b)[0] for s, b in planned), key=_STRENGTH.__getitem__,
                        default=Contract.EXACT)  # fmt: skip
         step = Step(str(self), contract.value, done.moves)

@@ -21,7 +21,7 @@ from netir.evaluate import input_values, results_of, symbol_values, values_of
 from netir.ir import Graph, Node, TensorType
 from netir.moves import Moves, kept_indices
 from netir.ops.opaque import Opaque
-from netir.spaces import Use
+from netir.site import Use
 
 _ORDER = tuple(Contract)
 _NOISE = 16
@@ -264,7 +264,8 @@ def _first_difference(
             move = moves.values.get(result) if moves else None
             expected = want[result] if move is None else move.apply(want[result])
             if _error(expected, have[result]) > bound:
-                return f"first at {node.name} = {node.op.name}({', '.join(map(str, node.operands))})"
+                operands = ", ".join(map(str, node.operands))
+                return f"first at {node.name} = {node.op.name}({operands})"
     return "the output"
 
 
@@ -288,7 +289,8 @@ def masked_values(
         for use in touched:
             for slot, axis in use.slots:
                 name, operand = node.operands[slot], operands[slot]
-                assert name is not None and operand is not None
+                assert name is not None
+                assert operand is not None
                 kept = _kept(moves, name, axis, operand.shape[axis])
                 if kept is not None:
                     operands[slot] = _zero_others(operand, axis, kept)

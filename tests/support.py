@@ -30,7 +30,8 @@ def row(name: str) -> str:
     spaces = graph.spaces()
     free = sum(not s.frozen and bool(s.producers) for s in spaces)
     shown = ", ".join(f"`{target}`" for target in opaque) or "–"
-    return f"| {name} | {len(graph.nodes)} | {shown} | {free} of {len(spaces)} | {free_share(graph):.0%} |"
+    cells = (name, len(graph.nodes), shown, f"{free} of {len(spaces)}", f"{free_share(graph):.0%}")
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def table() -> str:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import netir
-from netir.basis import Basis, Contract, change_basis, extend, kept, linear, replicate, select
+from netir.basis import Basis, Contract, extend, kept, linear, replicate, select
+from netir.change import change_basis
 from netir.errors import NetirError
 from netir.ir import Graph
 from netir.verify import check, verify
@@ -241,7 +242,7 @@ def test_bad_changes_name_the_space_and_what_would_work(
 
 def test_new_entries_of_a_wrong_shape_are_refused() -> None:
     graph = graph_of(Perceptron())
-    with pytest.raises(NetirError, match="new entries for 'first.weight'"):
+    with pytest.raises(NetirError, match=r"new entries for 'first\.weight'"):
         change_basis(graph, {"first": extend(6, 1)}, new={"first.weight": torch.randn(1, 4)})
 
 

@@ -27,13 +27,13 @@ from netir import NetirError, NetirWarning
 from netir.basis import (
     Basis,
     Contract,
-    change_basis,
     extend,
     kept,
     linear,
     replicate,
     select,
 )
+from netir.change import change_basis
 from netir.ir import Graph
 from netir.moves import move_optimizer
 from netir.passes import Prune, Widen

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -188,7 +189,7 @@ def test_a_piece_of_a_frozen_atom_is_frozen() -> None:
 
 def test_a_long_chain_of_joins_needs_no_recursion() -> None:
     layouts = [one(4) for _ in range(20_000)]
-    for a, b in zip(layouts, layouts[1:], strict=False):
+    for a, b in pairwise(layouts):
         assert unify(a, b)
     assert len({resolve(layout) for layout in layouts}) == 1
 

@@ -19,7 +19,8 @@ from netir.ir import Graph, Node, Param, TensorType
 from netir.layouts import Atom, Layout, atoms, size_of
 from netir.ops import OPS, Op
 from netir.ops.pointwise import Identity
-from netir.spaces import Analysis, Derived
+from netir.site import Derived
+from netir.spaces import Analysis
 from tests.examples import EXAMPLES, SIZES, Example
 from tests.indices import gathered, present, scaled, shares, taken
 
@@ -162,7 +163,8 @@ class Alone:
         for use in self.analysis.uses_of.get(atom, ()):
             if use.node == "it" and use.kind in ("contract", "pair", "sum", "norm"):
                 for slot, axis in use.slots:
-                    zeroed[slot] = scaled(zeroed[slot], axis, present(self.axis(slot, axis), choice))
+                    there = present(self.axis(slot, axis), choice)
+                    zeroed[slot] = scaled(zeroed[slot], axis, there)
                 slot, axis = use.slots[-1]
                 if use.kind != "norm":
                     share = shares(self.axis(slot, axis), choice)

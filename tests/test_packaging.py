@@ -27,13 +27,15 @@ netir.errors
 netir.dims | netir.axes
 netir.layouts
 netir.ir netir.ops
-netir.text | netir.cost
+netir.text | netir.cost | netir.site | netir.evaluate
 netir.spaces
-netir.verify
-netir.edit
+netir.basis
+netir.moves
+netir.layout_moves
+netir.change netir.verify netir.edit
 netir.rewrite
-netir.passes | netir.lower | netir.frontends | netir.store
-netir.passes.methods
+netir.passes | netir.lower | netir.store
+netir.passes.methods | netir.frontends
 netir.task | netir.pipeline | netir.live
 netir.spec | netir.evolve | netir.executors | netir.report
 netir
@@ -49,9 +51,12 @@ ROOMS = {
 # The upward imports there are, such as a method of Graph that calls a higher floor, or a type.
 # They are late: inside a function or under TYPE_CHECKING.
 DOORS = {
+    ("netir.ir", "netir.edit"),
+    ("netir.ir", "netir.moves"),
     ("netir.ir", "netir.spaces"),
     ("netir.ir", "netir.text"),
-    ("netir.ops.base", "netir.spaces"),
+    ("netir.ops.base", "netir.site"),
+    ("netir.site", "netir.spaces"),
 }
 
 

@@ -68,7 +68,8 @@ def test_every_space_by_itself(name: str) -> None:
     generator = torch.Generator().manual_seed(7)
     for space in free(graph):
         n = space.size
-        uneven = replicate(torch.cat([torch.arange(n), torch.randint(n, (1,), generator=generator)]))
+        extra = torch.randint(n, (1,), generator=generator)
+        uneven = replicate(torch.cat([torch.arange(n), extra]))
         even = replicate(torch.arange(n).repeat(2))
         wide = next((b for b in (uneven, even) if kept(space, b)[0] is Contract.EXACT), None)
         if wide is not None:
@@ -172,7 +173,8 @@ def test_scores_keep_the_best(chain: Graph, score: str) -> None:
     thin = Prune("layer1.0", amount=0.5, score=score)(chain).params["layer1.0.weight"].data
     old = chain.params["layer1.0.weight"].data
     rows = [next(i for i in range(8) if torch.equal(old[i], row)) for row in thin]
-    assert rows == sorted(rows) and len(rows) == 4
+    assert rows == sorted(rows)
+    assert len(rows) == 4
     if score != "random":
         norms = old.flatten(1).norm(p=int(score[1]), dim=1)
         assert set(rows) == set(norms.topk(4).indices.tolist())
@@ -250,5 +252,7 @@ def test_weights_that_are_not_finite_are_left(chain: Graph) -> None:
 
 def test_every_pass_has_a_name_a_contract_and_a_docstring() -> None:
     for name, cls in PASSES.items():
-        assert cls.name == name and cls.__doc__ and isinstance(cls.preserves, Contract)
+        assert cls.name == name
+        assert cls.__doc__
+        assert isinstance(cls.preserves, Contract)
         assert str(cls()) == f"{name}()"

@@ -52,7 +52,7 @@ class Elu(Pointwise):
     def to_torch(self, x: Tensor) -> Tensor:
         if self.scale == 1 and self.input_scale == 1:
             return F.elu(x, self.alpha)
-        return torch.ops.aten.elu.default(x, self.alpha, self.scale, self.input_scale)
+        return torch.ops.aten.elu.default(x, self.alpha, self.scale, self.input_scale)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Attention(Op):
         found = site.apply(f"{rule} -> {batch} l e")
         for layout in (site.shape(0)[-2], site.shape(1)[-2]):
             site.freeze(layout, "positions of attention")
-        return found  # type: ignore[no-any-return]
+        return found
 
     def _mask(self, shape: tuple[Layout, ...], names: list[str]) -> str:
         """The axis rule of the mask, each of whose axes may be 1 or absent."""

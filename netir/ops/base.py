@@ -22,7 +22,7 @@ from netir.layouts import size_of
 
 if TYPE_CHECKING:
     from netir.layouts import Layout
-    from netir.spaces import Site
+    from netir.site import Site
 
 Types = TensorType | tuple[TensorType, ...]
 

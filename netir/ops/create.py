@@ -39,7 +39,7 @@ class Full(Op):
         return TensorType(self.dtype, self.shape)
 
     def to_torch(self, device: Any = None) -> Tensor:
-        return torch.full(self.shape, self.value, dtype=self.dtype, device=device)
+        return torch.full(self.shape, self.value, dtype=self.dtype, device=device)  # type: ignore[arg-type]
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
@@ -70,7 +70,7 @@ class Arange(Op):
         return TensorType(self.dtype, (self.size,))
 
     def to_torch(self, device: Any = None) -> Tensor:
-        return torch.arange(self.start, self.end, self.step, dtype=self.dtype, device=device)
+        return torch.arange(self.start, self.end, self.step, dtype=self.dtype, device=device)  # type: ignore[arg-type]
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:

@@ -49,7 +49,7 @@ class Expand(Op):
         return Expand((*self.shape[:lead], *kept))
 
     def to_torch(self, x: Tensor) -> Tensor:
-        return x.expand(self.shape)
+        return x.expand(self.shape)  # type: ignore[arg-type]
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
@@ -177,7 +177,7 @@ class Split(Op):
         return tuple(x.with_shape((*before, size, *after)) for size in self.sizes)
 
     def to_torch(self, x: Tensor) -> tuple[Tensor, ...]:
-        return torch.split(x, list(self.sizes), self.dim)
+        return torch.split(x, list(self.sizes), self.dim)  # type: ignore[arg-type]
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:

@@ -252,7 +252,7 @@ class Diagonal(Op):
         rows, columns = (x.shape[d] for d in self.dims)
         expect(isinstance(rows, int) and isinstance(columns, int), "a diagonal of open size")
         shift = self.offset
-        count = min(rows + min(shift, 0), columns - max(shift, 0))  # type: ignore[operator, type-var]
+        count = min(rows + min(shift, 0), columns - max(shift, 0))  # type: ignore[type-var]
         rest = (size for axis, size in enumerate(x.shape) if axis not in self.dims)
         return x.with_shape((*rest, max(count, 0)))  # type: ignore[type-var]
 

@@ -130,7 +130,7 @@ class LayerNorm(_LastAxes):
     def to_torch(
         self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
     ) -> Tensor:
-        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)  # type: ignore[arg-type]
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:

@@ -155,8 +155,8 @@ class Col2Im(_Windows):
 
     def to_torch(self, x: Tensor) -> Tensor:
         return F.fold(
-            x, self.output_size, self.kernel_size, self.dilation, self.padding, self.stride
-        )  # type: ignore[arg-type]
+            x, self.output_size, self.kernel_size, self.dilation, self.padding, self.stride  # type: ignore[arg-type]
+        )
 
 
 @dataclass(frozen=True)

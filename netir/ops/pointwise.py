@@ -26,7 +26,7 @@ class Pointwise(Op):
     def layouts(self, site: Any) -> Any:
         return site.elementwise()
 
-    def infer(self, *operands: TensorType | None) -> TensorType:
+    def infer(self, *operands: Any) -> TensorType:
         given = [o for o in operands if o is not None]
         if len(given) == 1:
             dtype, shape = given[0].dtype, given[0].shape
@@ -123,7 +123,7 @@ class Arithmetic(Pointwise):
 
     other: Number | Dim | None = None
 
-    def infer(self, *operands: TensorType | None) -> TensorType:
+    def infer(self, *operands: Any) -> TensorType:
         found = super().infer(*operands)
         if isinstance(self.other, float) and not self.compares and _integral(found.dtype):
             return TensorType(torch.get_default_dtype(), found.shape)
@@ -150,7 +150,7 @@ class Add(Arithmetic):
 
     def to_torch(self, x: Tensor, *rest: Tensor) -> Tensor:
         if self.alpha == 1:
-            return x + self.second(rest)
+            return x + self.second(rest)  # type: ignore[no-any-return]
         return torch.add(x, self.second(rest), alpha=self.alpha)
 
 
@@ -167,7 +167,7 @@ class Sub(Arithmetic):
 
     def to_torch(self, x: Tensor, *rest: Tensor) -> Tensor:
         if self.alpha == 1:
-            return x - self.second(rest)
+            return x - self.second(rest)  # type: ignore[no-any-return]
         return torch.sub(x, self.second(rest), alpha=self.alpha)
 
 
@@ -181,7 +181,7 @@ class Rsub(Arithmetic):
 
     def to_torch(self, x: Tensor, *rest: Tensor) -> Tensor:
         if self.alpha == 1:
-            return self.second(rest) - x
+            return self.second(rest) - x  # type: ignore[no-any-return]
         return torch.rsub(x, self.second(rest), alpha=self.alpha)
 
 
@@ -196,7 +196,7 @@ class Mul(Arithmetic):
         return self.other is not None
 
     def to_torch(self, x: Tensor, *rest: Tensor) -> Tensor:
-        return x * self.second(rest)
+        return x * self.second(rest)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class Div(Arithmetic):
     def linear(self) -> bool:
         return self.other is not None and self.rounding_mode is None
 
-    def infer(self, *operands: TensorType | None) -> TensorType:
+    def infer(self, *operands: Any) -> TensorType:
         found = super().infer(*operands)
         if self.rounding_mode is None and _integral(found.dtype):
             return TensorType(torch.get_default_dtype(), found.shape)
@@ -221,7 +221,7 @@ class Div(Arithmetic):
 
     def to_torch(self, x: Tensor, *rest: Tensor) -> Tensor:
         if self.rounding_mode is None:
-            return x / self.second(rest)
+            return x / self.second(rest)  # type: ignore[no-any-return]
         return torch.div(x, self.second(rest), rounding_mode=self.rounding_mode)
 
     @classmethod
@@ -321,8 +321,8 @@ class Cast(Pointwise):
     def linear(self) -> bool:
         return self.dtype.is_floating_point
 
-    def infer(self, x: TensorType, *_: TensorType) -> TensorType:
-        return TensorType(self.dtype, x.shape)
+    def infer(self, *operands: Any) -> TensorType:
+        return TensorType(self.dtype, operands[0].shape)
 
     def to_torch(self, x: Tensor) -> Tensor:
         return x.to(self.dtype)

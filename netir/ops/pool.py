@@ -74,7 +74,7 @@ class MaxPool(_Pool):
         return super()._size(axis, size, per_axis(self.dilation, self.rank)[axis])
 
     def to_torch(self, x: Tensor) -> Tensor:
-        return _MAX[self.rank](
+        return _MAX[self.rank](  # type: ignore[no-any-return]
             x, self.kernel_size, self.stride or None, self.padding, self.dilation, self.ceil_mode
         )
 
@@ -118,9 +118,9 @@ class AvgPool(_Pool):
         stride = self.stride or None
         if self.rank == 1:
             return F.avg_pool1d(
-                x, self.kernel_size, stride, self.padding, self.ceil_mode, self.count_include_pad
+                x, self.kernel_size, stride, self.padding, self.ceil_mode, self.count_include_pad  # type: ignore[arg-type]
             )
-        return _AVG[self.rank](
+        return _AVG[self.rank](  # type: ignore[no-any-return]
             x, self.kernel_size, stride, self.padding, self.ceil_mode, self.count_include_pad,
             self.divisor_override,
         )  # fmt: skip
@@ -160,7 +160,7 @@ class AdaptiveAvgPool(_AdaptivePool):
         return True
 
     def to_torch(self, x: Tensor) -> Tensor:
-        return _ADAPTIVE_AVG[self.rank](x, self.output_size)
+        return _ADAPTIVE_AVG[self.rank](x, self.output_size)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

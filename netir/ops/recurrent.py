@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 
 from netir.layouts import Layout
-from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, expect, product
+from netir.ops.base import AtenCall, Dim, Op, TensorType, expect, product
 
 _FUNCTIONS: dict[str, Any] = {
     "gru": torch.gru, "rnn_tanh": torch.rnn_tanh, "rnn_relu": torch.rnn_relu,
@@ -103,9 +103,10 @@ class _Recurrent(Op):
             weights = weights + (product(kind.shape) if kind.rank == 2 else 0)
         return x.shape[0] * x.shape[1] * weights
 
-    def to_torch(self, x: Tensor, *rest: Tensor, training: bool = False) -> Any:
+    def to_torch(self, *operands: Any, training: bool = False) -> Any:
+        x, state, *params = operands
         return _FUNCTIONS[self.name](
-            x, rest[0], list(rest[1:]), self.has_biases, self.num_layers, self.dropout, training,
+            x, state, params, self.has_biases, self.num_layers, self.dropout, training,
             self.bidirectional, self.batch_first,
         )  # fmt: skip
 
@@ -126,9 +127,10 @@ class Lstm(_Recurrent):
     gates = 4
     states = 2
 
-    def to_torch(self, x: Tensor, *rest: Tensor, training: bool = False) -> Any:
+    def to_torch(self, *operands: Any, training: bool = False) -> Any:
+        x, state, cell, *params = operands
         return torch.lstm(
-            x, list(rest[:2]), list(rest[2:]), self.has_biases, self.num_layers, self.dropout,
+            x, [state, cell], params, self.has_biases, self.num_layers, self.dropout,
             training, self.bidirectional, self.batch_first,
         )  # fmt: skip
 
@@ -190,8 +192,8 @@ class _Cell(Op):
         both = rest[self.states].shape[1] + rest[self.states + 1].shape[1]
         return product(out.shape) * self.gates * both
 
-    def to_torch(self, x: Tensor, *rest: Tensor | None) -> Any:
-        return _FUNCTIONS[self.name](x, *rest)
+    def to_torch(self, *operands: Any) -> Any:
+        return _FUNCTIONS[self.name](*operands)
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
@@ -207,8 +209,9 @@ class LstmCell(_Cell):
     gates = 4
     states = 2
 
-    def to_torch(self, x: Tensor, *rest: Tensor | None) -> Any:
-        return torch.lstm_cell(x, list(rest[:2]), *rest[2:])
+    def to_torch(self, *operands: Any) -> Any:
+        x, state, cell, *params = operands
+        return torch.lstm_cell(x, [state, cell], *params)
 
 
 @dataclass(frozen=True)

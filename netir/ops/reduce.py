@@ -185,7 +185,7 @@ class Var(Reduce):
 
     def to_torch(self, x: Tensor) -> Any:
         function = torch.std if self.root else torch.var
-        return function(x, self.dims, correction=self.correction, keepdim=self.keepdim)  # type: ignore[call-overload]
+        return function(x, self.dims, correction=self.correction, keepdim=self.keepdim)
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
@@ -212,7 +212,7 @@ class VarMean(Var):
 
     def to_torch(self, x: Tensor) -> Any:
         function = torch.std_mean if self.root else torch.var_mean
-        return function(x, self.dims, correction=self.correction, keepdim=self.keepdim)  # type: ignore[call-overload]
+        return function(x, self.dims, correction=self.correction, keepdim=self.keepdim)
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class VectorNorm(Reduce):
         return "norm" if self.ord > 0 else ""
 
     def to_torch(self, x: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(x, self.ord, self.dims, self.keepdim)
+        return torch.linalg.vector_norm(x, self.ord, self.dims, self.keepdim)  # type: ignore[no-any-return]
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:

@@ -53,8 +53,8 @@ class Interpolate(Op):
 
     def to_torch(self, x: Tensor) -> Tensor:
         return F.interpolate(
-            x, self.size, self.scale, self.mode, self.align_corners, antialias=self.antialias
-        )  # type: ignore[arg-type]
+            x, self.size, self.scale, self.mode, self.align_corners, antialias=self.antialias  # type: ignore[arg-type]
+        )
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:

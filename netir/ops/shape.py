@@ -49,7 +49,7 @@ class Reshape(Op):
         return Reshape(tuple(d if isinstance(d, int) else -1 for d in self.shape))
 
     def to_torch(self, x: Tensor) -> Tensor:
-        return x.reshape(self.shape)
+        return x.reshape(self.shape)  # type: ignore[arg-type]
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
@@ -196,13 +196,16 @@ def cut_all(layout: Layout, sizes: tuple[Dim, ...]) -> list[Layout] | None:
 
 @dataclass(frozen=True)
 class Slice(Op):
-    """Every `step`-th index from `start` up to, not including, `end` along `dim`."""
+    """Every `step`-th index from `start` up to, not including, `end` along `dim`.
+
+    Without `end`, up to the last.
+    """
 
     name = "slice"
     aten = ("slice.Tensor", "narrow.default")
     dim: int = 0
     start: Dim = 0
-    end: Dim = 0
+    end: Dim | None = None
     step: int = 1
 
     def layouts(self, site: Any) -> Any:
@@ -216,8 +219,9 @@ class Slice(Op):
 
     def _piece(self, site: Any, layout: Layout) -> Layout | None:
         total = size_of(layout)
-        if (self.start, self.end, self.step) == (0, total, 1):
-            site.derive("end", layout)
+        if (self.start, self.step) == (0, 1) and self.end in (None, total):
+            if self.end is not None:
+                site.derive("end", layout)
             return layout
         if self.step != 1 or not isinstance(self.start, int) or not isinstance(self.end, int):
             return None
@@ -239,7 +243,8 @@ class Slice(Op):
         return True
 
     def infer(self, x: TensorType) -> TensorType:
-        size = (self.end - self.start + self.step - 1) // self.step
+        end = x.shape[self.dim] if self.end is None else self.end
+        size = (end - self.start + self.step - 1) // self.step
         return x.with_shape((*x.shape[: self.dim], size, *x.shape[self.dim + 1 :]))
 
     def left_open(self, *operands: Any) -> Op:
@@ -292,7 +297,7 @@ class Select(Op):
         return x.with_shape((*x.shape[: self.dim], *x.shape[self.dim + 1 :]))
 
     def to_torch(self, x: Tensor) -> Tensor:
-        return x.select(self.dim, self.index)
+        return x.select(self.dim, self.index)  # type: ignore[arg-type]
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
@@ -323,7 +328,7 @@ class SliceScatter(Op):
         return x
 
     def to_torch(self, x: Tensor, y: Tensor) -> Tensor:
-        return torch.slice_scatter(x, y, self.dim, self.start, self.end, self.step)
+        return torch.slice_scatter(x, y, self.dim, self.start, self.end, self.step)  # type: ignore[arg-type]
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
@@ -331,7 +336,7 @@ class SliceScatter(Op):
             AtenCall(call.target, call.operands, call.types, call.options, (call.types[1],))
         )
         assert isinstance(piece, Slice)
-        return cls(piece.dim, piece.start, piece.end, piece.step)
+        return cls(piece.dim, piece.start, piece.end, piece.step)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -355,7 +360,7 @@ class SelectScatter(Op):
         return x
 
     def to_torch(self, x: Tensor, y: Tensor) -> Tensor:
-        return torch.select_scatter(x, y, self.dim, self.index)
+        return torch.select_scatter(x, y, self.dim, self.index)  # type: ignore[arg-type]
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:

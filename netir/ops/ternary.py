@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -19,7 +20,8 @@ class Where(Pointwise):
     x: Number | None = None
     y: Number | None = None
 
-    def infer(self, condition: TensorType, *rest: TensorType | None) -> TensorType:
+    def infer(self, *operands: Any) -> TensorType:
+        condition, *rest = operands
         given = [o for o in rest if o is not None]
         shape = broadcast(condition.shape, *(o.shape for o in given))
         return TensorType(promote(*given), shape)
@@ -27,7 +29,7 @@ class Where(Pointwise):
     def to_torch(self, condition: Tensor, *rest: Tensor) -> Tensor:
         left = list(rest)
         x = left.pop(0) if self.x is None else self.x
-        return torch.where(condition, x, left[0] if left else self.y)
+        return torch.where(condition, x, left[0] if left else self.y)  # type: ignore[arg-type]
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
@@ -43,7 +45,8 @@ class MaskedFill(Pointwise):
     aten = ("masked_fill.Scalar", "masked_fill.Tensor")
     value: Number = 0
 
-    def infer(self, x: TensorType, mask: TensorType, *_: TensorType) -> TensorType:
+    def infer(self, *operands: Any) -> TensorType:
+        x, mask = operands[:2]
         return TensorType(x.dtype, broadcast(x.shape, mask.shape))
 
     def to_torch(self, x: Tensor, mask: Tensor, *rest: Tensor) -> Tensor:
@@ -62,7 +65,7 @@ class Lerp(Pointwise):
         return self.weight is not None
 
     def to_torch(self, x: Tensor, y: Tensor, *rest: Tensor) -> Tensor:
-        return torch.lerp(x, y, rest[0] if rest else self.weight)
+        return torch.lerp(x, y, rest[0] if rest else self.weight)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
