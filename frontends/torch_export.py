@@ -134,10 +134,12 @@ def _bind_inputs(
             case InputKind.USER_INPUT:
                 if isinstance(node.meta.get("val"), Tensor):
                     inputs[node.name] = reader.bind(node, node.name)
-            case InputKind.PARAMETER | InputKind.BUFFER:
+            case InputKind.PARAMETER | InputKind.BUFFER if (
+                aliases.get(target, target) in reader.params
+            ):
                 reader.bind(node, f"@{aliases.get(target, target)}")
-            case InputKind.CONSTANT_TENSOR:
-                data = program.constants[target]
+            case InputKind.BUFFER | InputKind.CONSTANT_TENSOR:
+                data = program.constants.get(target, program.state_dict.get(target))
                 assert isinstance(data, Tensor)
                 reader.constant(node, target, data.detach())
             case _:

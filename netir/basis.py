@@ -48,9 +48,10 @@ class Basis:
         return self.index is not None and bool((self.index < 0).any())
 
     @property
-    def uniform(self) -> bool:
-        """Whether every old index is there equally often."""
-        return self.index is not None and len(set(self._counts().tolist())) == 1
+    def copies(self) -> Fraction | None:
+        """How often every old index is there; None if that differs from index to index."""
+        counts = set(self._counts().tolist()) if self.index is not None else set()
+        return Fraction(counts.pop()) if len(counts) == 1 else None
 
     def _counts(self) -> Tensor:
         assert self.index is not None
@@ -83,8 +84,14 @@ def linear(into: Tensor, back: Tensor) -> Basis:
     return Basis(into=into.to(torch.float64), back=back.to(torch.float64))
 
 
-def kept(space: Space, basis: Basis) -> tuple[Contract, str]:
-    """What a change of one space keeps, and why it is no more than that."""
+def kept(
+    space: Space, basis: Basis, others: Mapping[Atom, Basis] = NOTHING
+) -> tuple[Contract, str]:
+    """What a change of one space keeps, and why it is no more than that.
+
+    `others` are changes of further spaces at the same time: something that mixes parts laid end to
+    end keeps its function only if all of them grow alike.
+    """
     kinds = {use.kind: use for use in space.uses}
     if basis.into is not None:
         return Contract.CHANGED, "a linear basis in general keeps only what D·E keeps"
@@ -102,23 +109,67 @@ def kept(space: Space, basis: Basis) -> tuple[Contract, str]:
         ) else (Contract.MASKED, "")
     if not basis.replicates or mixed is None:
         return Contract.EXACT, ""
-    if mixed.kind == "mix" and basis.uniform:
-        return Contract.EXACT, ""
     fix = "all indices have equally many copies" if mixed.kind == "mix" else "nothing is copied"
+    if mixed.kind == "mix":
+        bases = {**others, space.atom: basis}
+        layouts = [u.layout for u in space.uses if u.kind == "mix"]
+        if all(_growth(layout, bases) for layout in layouts):
+            return Contract.EXACT, ""
     return Contract.CHANGED, f"{mixed.node} keeps its function only if {fix}"
+
+
+def _growth(layout: Layout, bases: Mapping[Atom, Basis]) -> Fraction | None:
+    """How many copies every index of an axis gets; None if they get different numbers."""
+    total = Fraction(1)
+    for term in resolve(layout):
+        if isinstance(term, Concat):
+            parts = {_growth(part, bases) for part in term.parts}
+            found = parts.pop() if len(parts) == 1 else None
+        else:
+            basis = bases.get(term)
+            found = Fraction(1) if basis is None else basis.copies
+        if found is None:
+            return None
+        total *= found
+    return total
 
 
 def check_linear(analysis: Analysis, space: Space) -> None:
     """Refuse a basis that is more than a choice of indices where something else stands between."""
     strange = [u.node for u in space.uses if u.kind not in ("contract", "pair", "sum")]
-    makers = {analysis.graph.producers[v] for v, _ in space.values if v in analysis.graph.producers}
-    strange += [node.name for node in makers if not node.op.linear()]
+    producers = analysis.graph.producers
+    makers = dict.fromkeys(producers[v] for v, _ in space.values if v in producers)
+    strange += [node.name for node in makers if not _commutes(analysis, node, space.atom)]
     if strange:
         raise NetirError(
             f"'{space.name}' cannot take a linear basis",
             where=f"{sorted(strange)[0]} is not linear",
             fix="use select, replicate or extend",
         )
+
+
+def _commutes(analysis: Analysis, node: Node, atom: Atom) -> bool:
+    """Whether a linear map of a space can be moved across a node.
+
+    What the node adds must be mapped too, so it must have the space: a bias along another axis has
+    not, and neither has something that is repeated along this one.
+    """
+    if not node.op.linear():
+        return False
+    if isinstance(node.op, Cat):
+        return True
+    multiplied = {
+        slot for use in analysis.uses_at(node.name) if use.kind in ("contract", "pair")
+        for slot, _ in use.slots
+    }  # fmt: skip
+    there = {
+        position: any(atom in atoms(layout) for layout in analysis.shape(operand))
+        for position, operand in enumerate(node.operands)
+        if operand is not None and analysis.graph.type_of(operand).dtype.is_floating_point
+    }
+    return any(there.values()) and all(
+        carried or position in multiplied for position, carried in there.items()
+    )
 
 
 def check_basis(space: Space, basis: Basis) -> None:

@@ -160,18 +160,15 @@ class _Change:
 
     def _moves_any(self, derived: Mapping[str, Derived]) -> bool:
         return any(
-            self.moves.touches(layout)
-            for d in derived.values()
-            for layout in (d if _is_shape(d) else (d,))
-            if layout
+            self.moves.touches(layout) for d in derived.values() for layout in _layouts(d) if layout
         )
 
     def _attribute(self, op: Any, name: str, derived: Derived) -> Any:
-        if _is_shape(derived):
-            old = getattr(op, name)
-            pairs = zip(old, derived, strict=True)
-            return tuple(o if d is None else self.moves.size(d) for o, d in pairs)  # type: ignore[arg-type]
-        return self.moves.size(derived)  # type: ignore[arg-type]
+        old, layouts = getattr(op, name), _layouts(derived)
+        if not isinstance(old, tuple):
+            return old if layouts[0] is None else self.moves.size(layouts[0])
+        pairs = zip(old, layouts, strict=True)
+        return tuple(o if d is None else self.moves.size(d) for o, d in pairs)
 
     def _scalings(self) -> dict[str, list[tuple[int, int, Layout]]]:
         """Where a sum has no parameter of its own to share out: the operand to scale."""
@@ -273,7 +270,8 @@ def _fresh(base: str, *taken: Mapping[str, Any]) -> str:
     return name
 
 
-def _is_shape(derived: Derived) -> bool:
-    return any(entry is None or isinstance(entry, tuple) for entry in derived)
-
-
+def _layouts(derived: Derived) -> tuple[Layout | None, ...]:
+    """The layouts whose sizes make up an attribute."""
+    if any(part is None or isinstance(part, tuple) for part in derived):
+        return derived  # type: ignore[return-value]
+    return (derived,)  # type: ignore[return-value]

@@ -215,7 +215,8 @@ def _read(node: ast.expr) -> Dim:
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_read(operand)
         case ast.BinOp(op=op) if type(op) in _BINARY:
-            return _BINARY[type(op)](_read(node.left), _read(node.right))
+            found: Dim = _BINARY[type(op)](_read(node.left), _read(node.right))
+            return found
         case ast.Call(func=ast.Name(id="max" | "min" as name), args=args, keywords=[]):
             return (maximum if name == "max" else minimum)(*map(_read, args))
     raise ValueError("unexpected part of a size")

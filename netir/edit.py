@@ -191,8 +191,8 @@ class Edit:
             node = self._nodes.get(owner)
             if node is not None and operand in node.results:
                 return node.types[index]
-        known = {**self._nodes, **self._inputs}
-        raise NetirError(f"there is no value '{operand}'", fix=nearest(operand, known))
+        names = [*self._nodes, *self._inputs]
+        raise NetirError(f"there is no value '{operand}'", fix=nearest(operand, names))
 
     def _done(self) -> Graph:
         """The new graph, with all types inferred anew and everything checked."""

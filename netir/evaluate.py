@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
-from functools import cache
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,6 +30,7 @@ def values_of(
 ) -> dict[str, Tensor]:
     """Every value that is an output or that `keep` asks for, floats as `dtype` if one is given."""
     env = symbol_values(graph, inputs)
+    device = device_of(graph, inputs)
     values = {name: _cast(tensor, dtype) for name, tensor in inputs.items()}
     params: dict[str, Tensor] = {}
     last = _last_reads(graph)
@@ -39,7 +39,7 @@ def values_of(
         operands = [
             None if o is None else _operand(graph, values, params, o, dtype) for o in node.operands
         ]
-        values.update(results_of(node, operands, env, dtype))
+        values.update(results_of(node, operands, env, dtype, device))
         for name in last.get(node.name, ()):
             if name not in kept and not (keep and keep(name)):
                 values.pop(name, None)
@@ -47,18 +47,17 @@ def values_of(
 
 
 def results_of(
-    node: Node, operands: list[Any], env: Mapping[str, int], dtype: torch.dtype | None = None
+    node: Node,
+    operands: list[Any],
+    env: Mapping[str, int],
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
 ) -> dict[str, Tensor]:
-    """The results of one node."""
+    """The results of one node; `device` is for those that make tensors out of numbers."""
     op = bound(node.op, env)
     if dtype is not None and getattr(op, "dtype", None) in _FLOATS:
         op = replace(op, dtype=dtype)  # type: ignore[call-arg]
-    device = next((o.device for o in operands if isinstance(o, Tensor)), None)
-    if op.placed:
-        device = device or env.get("device")  # type: ignore[assignment]
-        found = op.to_torch(*operands, device=device)
-    else:
-        found = op.to_torch(*operands)
+    found = op.to_torch(*operands, **({"device": device} if op.placed else {}))
     found = (found,) if isinstance(found, Tensor) else tuple(found)
     return dict(zip(node.results, found, strict=True))
 
@@ -69,7 +68,7 @@ _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 def bound(op: Op, env: Mapping[str, Any]) -> Op:
     """The op with symbolic sizes in its attributes replaced by what they are now."""
     changes = {}
-    for name in _attributes(type(op)):
+    for name in op.__dataclass_fields__:
         value = getattr(op, name)
         if isinstance(value, Sym):
             changes[name] = evaluate(value, env)
@@ -86,9 +85,10 @@ def _bound_tuple(value: tuple[Any, ...], env: Mapping[str, Any]) -> tuple[Any, .
     )  # fmt: skip
 
 
-@cache
-def _attributes(cls: type[Op]) -> tuple[str, ...]:
-    return tuple(f.name for f in fields(cls))
+def device_of(graph: Graph, inputs: Mapping[str, Tensor]) -> torch.device | None:
+    """Where the graph runs: where its inputs are, or its parameters if it has none."""
+    tensors = (*inputs.values(), *(p.data for p in graph.params.values()))
+    return tensors[0].device if tensors else None
 
 
 def symbol_values(graph: Graph, inputs: Mapping[str, Tensor]) -> dict[str, int]:

@@ -60,11 +60,11 @@ def resolve(layout: Layout) -> Layout:
     """The layout with every bound atom replaced by what it is bound to."""
     if len(layout) == 1:
         only = layout[0]
-        if only.__class__ is Concat:
+        if isinstance(only, Concat) or only.bound is None:
             return layout
-        return layout if only.bound is None else _follow(only)  # type: ignore[union-attr,arg-type]
+        return _follow(only)
     for term in layout:
-        if term.__class__ is Atom and term.bound is not None:  # type: ignore[union-attr]
+        if isinstance(term, Atom) and term.bound is not None:
             break
     else:
         return layout
@@ -81,7 +81,7 @@ def _follow(atom: Atom) -> Layout:
     """What an atom is bound to in the end; all atoms on a chain that leads there learn it."""
     bound = atom.bound
     assert bound is not None
-    if len(bound) == 1 and (bound[0].__class__ is Concat or bound[0].bound is None):  # type: ignore[union-attr]
+    if len(bound) == 1 and (isinstance(bound[0], Concat) or bound[0].bound is None):
         return bound
     path = [atom]
     while len(bound) == 1 and isinstance(bound[0], Atom) and bound[0].bound is not None:

@@ -73,7 +73,8 @@ class Matrix:
         """Move a tensor along one axis."""
         matrix = (self.matrix**power).to(tensor.device)
         blocks = tensor.to(matrix.dtype).unflatten(axis, (self.outer, -1, self.inner))
-        moved = torch.tensordot(matrix, blocks, dims=([1], [axis + 1])).movedim(0, axis + 1)
+        moved: Tensor = torch.tensordot(matrix, blocks, dims=([1], [axis + 1]))
+        moved = moved.movedim(0, axis + 1)
         return moved.flatten(axis, axis + 2).to(tensor.dtype)
 
 

@@ -239,14 +239,14 @@ class Site:
         for axis, size in zip(axes, self.node.types[number].shape, strict=True):
             if axis == FREE:
                 shape.append(extents.get(size) or self.extent(size))
-            elif axis.__class__ is tuple:
-                for letter in axis:  # type: ignore[union-attr]
+            elif isinstance(axis, tuple):
+                for letter in axis:
                     if letter not in env:
                         env[letter] = self.fresh(sizes[letter])
-                shape.append(self._joined(axis, env))  # type: ignore[arg-type]
+                shape.append(self._joined(axis, env))
             elif axis in env:
                 shape.append(env[axis])
             else:
-                env[axis] = self.fresh(sizes.get(axis, size))  # type: ignore[arg-type]
+                env[axis] = self.fresh(sizes.get(str(axis), size))
                 shape.append(env[axis])
         return tuple(shape)

@@ -17,7 +17,7 @@ from torch import Tensor
 from netir.basis import Contract
 from netir.dims import evaluate, same
 from netir.errors import NetirError, nearest
-from netir.evaluate import input_values, results_of, symbol_values, values_of
+from netir.evaluate import device_of, input_values, results_of, symbol_values, values_of
 from netir.ir import Graph, Node, TensorType
 from netir.moves import Moves, kept_indices
 from netir.ops.opaque import Opaque
@@ -273,7 +273,7 @@ def masked_values(
     before: Graph, after: Graph, moves: Moves, inputs: Mapping[str, Tensor], keep: Any = None
 ) -> dict[str, Tensor]:
     """The values of `before` with the contribution of what was removed zeroed at each use."""
-    env = symbol_values(before, inputs)
+    env, device = symbol_values(before, inputs), device_of(before, inputs)
     values = {
         name: t.double() if t.is_floating_point() else t for name, t in inputs.items()
     }
@@ -294,7 +294,7 @@ def masked_values(
                 kept = _kept(moves, name, axis, operand.shape[axis])
                 if kept is not None:
                     operands[slot] = _zero_others(operand, axis, kept)
-        values.update(results_of(node, operands, env, torch.float64))
+        values.update(results_of(node, operands, env, torch.float64, device))
     return values
 
 

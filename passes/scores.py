@@ -70,7 +70,7 @@ def _rows(data: Tensor, axis: int, power: int) -> Tensor:
     wide = data if data.dtype in (torch.float32, torch.float64) else data.float()
     if not others:
         return wide.abs() if power == 1 else wide.square()
-    norm = torch.linalg.vector_norm(wide, power, others)
+    norm: Tensor = torch.linalg.vector_norm(wide, power, others)
     return norm if power == 1 else norm.square()
 
 

@@ -85,14 +85,17 @@ def _words(text: str) -> list[str]:
     return text.split()
 
 
-_PLAIN = _words("""abs ceil contiguous cos cosh detach erf erfc exp exp2 expm1 floor frac hardsigmoid
+_PLAIN = _words("""
+    abs ceil contiguous cos cosh detach erf erfc exp exp2 expm1 floor frac hardsigmoid
     hardswish i0 i0e identity isfinite isinf isnan logsigmoid mish neg relu relu6 round selu sgn
     sigmoid sign silu sin sinc sinh square tan tanh trunc asinh atan celu dropout elu
     alpha_dropout feature_alpha_dropout feature_dropout gelu hardshrink hardtanh leaky_relu
     softplus softshrink threshold rrelu nan_to_num cast""")
-_UNIT = _words("""acos asin atanh digamma entr erfinv lgamma log log10 log1p log2 logical_not reciprocal
+_UNIT = _words("""
+    acos asin atanh digamma entr erfinv lgamma log log10 log1p log2 logical_not reciprocal
     rsqrt sqrt""")
-_TWO = _words("""add sub rsub mul div pow rpow remainder fmod minimum maximum atan2 hypot logaddexp
+_TWO = _words("""
+    add sub rsub mul div pow rpow remainder fmod minimum maximum atan2 hypot logaddexp
     copysign heaviside eq ne lt le gt ge logical_and logical_or logical_xor""")
 _NUMBER = _words("add sub rsub mul div pow rpow remainder fmod copysign eq ne lt le gt ge")
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}

@@ -119,8 +119,12 @@ class Op:
         """Multiply-accumulates, counted as is usual: for products of matrices only."""
         return 0
 
-    def to_torch(self, *operands: Any) -> Any:
-        """Compute the results; operands are tensors, or anything that torch functions take."""
+    def to_torch(self, *operands: Any, **settings: Any) -> Any:
+        """Compute the results; operands are tensors, or anything that torch functions take.
+
+        The settings there are: `device` for an op that is `placed`, `training` for one that
+        is `modal`.
+        """
         raise NotImplementedError
 
     def to_module(self) -> nn.Module | None:

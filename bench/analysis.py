@@ -1,0 +1,97 @@
+"""How long it takes to find all spaces of a graph, how that grows, and what memory it needs.
+
+Synthetic graphs of 100 to 50,000 nodes in five layouts, and real models. The time is that of
+`analyse(graph).spaces` on a graph that has not been asked anything yet; tracing is not in it.
+"""
+
+from __future__ import annotations
+
+import tracemalloc
+import warnings
+
+import torch
+
+from bench.measure import THREADS, Options, Table, Task, exponent, interleaved, milliseconds
+from bench.measure import options, report
+from bench.models import REAL, traced
+from bench.synthetic import LAYOUTS
+from netir import Graph
+from netir.spaces import analyse
+from netir.verify import check
+
+SIZES = (100, 300, 1_000, 5_000, 20_000, 50_000)
+TARGETS = {1_000: 10.0, 50_000: 1_000.0}
+
+
+def find(graph: Graph) -> int:
+    """All spaces of a graph."""
+    return len(analyse(graph).spaces)
+
+
+def untouched(graph: Graph) -> Task:
+    """Analyse a copy that shares no cached result with the graph."""
+    return Task(find, graph.replace)
+
+
+def memory(graph: Graph) -> float:
+    """Peak bytes per node while the spaces of a graph are found, the result included."""
+    fresh = graph.replace()
+    tracemalloc.start()
+    kept = analyse(fresh)
+    assert kept.spaces
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak / len(graph.nodes)
+
+
+def synthetic(given: Options) -> Table:
+    rows, sizes = [], (100, 1_000) if given.quick else SIZES
+    for layout, build in LAYOUTS.items():
+        check(build(100))
+        graphs = {size: build(size) for size in sizes}
+        repeat = 3 if given.quick else 9
+        times = {s: interleaved({layout: untouched(g)}, repeat) for s, g in graphs.items()}
+        spent = {size: milliseconds(found, layout) for size, found in times.items()}
+        large = [s for s in sizes if s >= 1_000] if len(sizes) > 2 else sizes
+        grows = exponent([len(graphs[s].nodes) for s in large], [spent[s] for s in large])
+        for size, graph in graphs.items():
+            rows.append((layout, len(graph.nodes), find(graph), spent[size],
+                         1e3 * spent[size] / len(graph.nodes), memory(graph),
+                         _met(size, spent[size]), grows if size == sizes[-1] else None))
+    columns = ("layout", "nodes", "spaces", "ms", "us a node", "peak bytes a node", "target",
+               "exponent")
+    return Table("Synthetic graphs", columns, rows, (
+        "Times are medians. The exponent is fitted from 1,000 nodes on; 1 is linear growth. "
+        "Memory is what Python allocates (tracemalloc), measured apart from the time.",
+    ))  # fmt: skip
+
+
+def _met(size: int, spent: float) -> str:
+    if size not in TARGETS:
+        return ""
+    return f"{'met' if spent <= TARGETS[size] else 'missed'}: {TARGETS[size]:g} ms"
+
+
+def real(given: Options) -> Table:
+    rows = []
+    for name in given.wanted(REAL, ("resnet18",)):
+        graph = traced(name)
+        times = interleaved({name: untouched(graph)}, 3 if given.quick else 11)
+        spent = milliseconds(times, name)
+        free = [s for s in graph.spaces() if not s.frozen]
+        rows.append((name, len(graph.nodes), len(graph.spaces()), len(free), spent,
+                     1e3 * spent / len(graph.nodes), memory(graph)))  # fmt: skip
+    columns = ("model", "nodes", "spaces", "free", "ms", "us a node", "peak bytes a node")
+    return Table("Real models", columns, rows)
+
+
+def main() -> None:
+    given = options(__doc__ or "")
+    torch.set_num_threads(THREADS)
+    warnings.simplefilter("ignore")
+    tables = [synthetic(given)] if not given.only else []
+    report("analysis", "All spaces of a graph", [*tables, real(given)], given)
+
+
+if __name__ == "__main__":
+    main()
