@@ -9,10 +9,7 @@ from __future__ import annotations
 import tracemalloc
 import warnings
 
-import torch
-
-from bench.measure import THREADS, Options, Table, Task, exponent, interleaved, milliseconds
-from bench.measure import options, report
+from bench.measure import Options, Table, Task, exponent, interleaved, milliseconds, options, report
 from bench.models import REAL, traced
 from bench.synthetic import LAYOUTS
 from netir import Graph
@@ -61,7 +58,7 @@ def synthetic(given: Options) -> Table:
     columns = ("layout", "nodes", "spaces", "ms", "us a node", "peak bytes a node", "target",
                "exponent")
     return Table("Synthetic graphs", columns, rows, (
-        "Times are medians. The exponent is fitted from 1,000 nodes on; 1 is linear growth. "
+        "Times are medians of processor time. The exponent is fitted from 1,000 nodes on; 1 is linear growth. "
         "Memory is what Python allocates (tracemalloc), measured apart from the time.",
     ))  # fmt: skip
 
@@ -87,7 +84,6 @@ def real(given: Options) -> Table:
 
 def main() -> None:
     given = options(__doc__ or "")
-    torch.set_num_threads(THREADS)
     warnings.simplefilter("ignore")
     tables = [synthetic(given)] if not given.only else []
     report("analysis", "All spaces of a graph", [*tables, real(given)], given)

@@ -7,8 +7,10 @@ lowered in turn. Images are smaller than published, which shows overhead rather 
 from __future__ import annotations
 
 import copy
+import time
 import warnings
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import torch
@@ -16,13 +18,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import netir
-from bench.measure import THREADS, Options, Table, Task, interleaved, milliseconds, options, ratio
-from bench.measure import report
+from bench.measure import Options, Table, Task, interleaved, milliseconds, options, ratio, report
 from bench.models import sample
-from statistics import median
 from tests.zoo.sample import Sample
 
-BATCH, LIMIT = 8, 1.02
+BATCH, THREADS, LIMIT = 8, 2, 1.02
 SIZES = {"resnet18 (full)": 112, "resnet50 (full)": 96, "vit_b_16 (full)": 224,
          "mobilenet_v2 (full)": 112, "bert_6_by_384": 0}  # fmt: skip
 QUICK = ("mobilenet_v2 (full)",)
@@ -71,12 +71,12 @@ def measure(name: str, repeat: int, budget: float) -> list[list[Any]]:
         for what, make in (("forward", forward), ("forward + backward", backward)):
             tasks = {k: Task(make(module.train(mode == "train"), args))
                      for k, module in pair.items()}  # fmt: skip
-            times = interleaved(tasks, repeat, budget)
+            times = interleaved(tasks, repeat, budget, time.perf_counter)
             found = ratio(times, "lowered", "original")
             quickest = min(times["lowered"]) / min(times["original"])
             rows.append([name, mode, what, len(times["lowered"]), milliseconds(times, "original"),
                          milliseconds(times, "lowered"), found, quickest,
-                         "met" if min(found, quickest) <= LIMIT else "missed",
+                         "met" if found <= LIMIT else "missed",
                          milliseconds(lower, "lower") if not rows else None])  # fmt: skip
     return rows
 
@@ -90,15 +90,12 @@ def table(given: Options) -> Table:
     middle = median(row[6] for row in rows)
     return Table("Original and lowered", columns, rows, (
         f"Batch {BATCH}, {THREADS} threads. `median ratio` is the median over the turns of lowered "
-        "over original; a target counts as met if this or the ratio of the shortest times is at "
-        f"most {LIMIT}. Median of all ratios: {middle:.3f}.",
+        "over original, on which the target is judged. Median of all ratios: {middle:.3f}.",
     ))  # fmt: skip
 
 
 def main() -> None:
-    given = options(__doc__ or "")
-    torch.set_num_threads(THREADS)
-    torch.manual_seed(0)
+    given = options(__doc__ or "", THREADS)
     warnings.simplefilter("ignore")
     report("lowered", "Lowered modules", [table(given)], given)
 

@@ -1,7 +1,8 @@
 """How every bench measures and reports: interleaved repetitions, medians, one kind of table.
 
 Whoever else uses the machine slows all tasks of a repetition alike, so that ratios say more than
-times. Nothing here measures netir itself, and running this file does nothing.
+times. What runs on one thread is measured in processor time, which others disturb least. Nothing
+here measures netir itself, and running this file does nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
-THREADS = 2
 
 Cell = str | int | float | None
 Times = dict[str, list[float]]
@@ -73,10 +73,16 @@ def show(cell: Cell) -> str:
     return f"{cell:,.0f}" if abs(cell) >= 100 else f"{cell:.3g}"
 
 
-def interleaved(tasks: Mapping[str, Task], repeat: int, budget: float = 60.0) -> Times:
+def interleaved(
+    tasks: Mapping[str, Task],
+    repeat: int,
+    budget: float = 60.0,
+    clock: Callable[[], float] = time.process_time,
+) -> Times:
     """Seconds of every task in turn, `repeat` times after a warm-up; every second turn backwards.
 
-    Stops early once `budget` seconds are spent, but not before the first two repetitions.
+    Stops early once `budget` seconds are spent, but not before the first two repetitions. The
+    clock is right for one thread; give `time.perf_counter` for more.
     """
     times: Times = {name: [] for name in tasks}
     once = {name: timed(task) for name, task in tasks.items()}
@@ -86,17 +92,17 @@ def interleaved(tasks: Mapping[str, Task], repeat: int, budget: float = 60.0) ->
             break
         order = list(tasks)[:: -1 if turn % 2 else 1]
         for name in order:
-            times[name].append(timed(tasks[name]))
+            times[name].append(timed(tasks[name], clock))
     return times
 
 
-def timed(task: Task) -> float:
+def timed(task: Task, clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds of one run."""
     ready = task.prepare()
     gc.collect()
-    start = time.perf_counter()
+    start = clock()
     result = task.run(ready)
-    spent = time.perf_counter() - start
+    spent = clock() - start
     del result
     return spent
 
@@ -130,16 +136,18 @@ class Options:
 
     def wanted(self, names: Sequence[str], quick: Sequence[str]) -> list[str]:
         """The names that this run is about."""
-        return [n for n in names if n in (self.only or (quick if self.quick else names))]
+        return list(self.only or (quick if self.quick else names))
 
 
-def options(about: str) -> Options:
+def options(about: str, threads: int = 1) -> Options:
     """Read the command line and set up torch."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--quick", action="store_true", help="a smoke run; writes no results")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where results are written")
     parser.add_argument("--only", nargs="*", default=(), help="these models only; no results")
     given = parser.parse_args()
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
     return Options(given.quick, given.results, tuple(given.only))
 
 
@@ -149,7 +157,7 @@ def machine() -> dict[str, Cell]:
         "date": date.today().isoformat(),
         "cpu": _cpu(),
         "cores": os.cpu_count() or 0,
-        "threads": THREADS,
+        "threads": torch.get_num_threads(),
         "load at the end": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         **{name: _version(name) for name in ("torch", "netir", "torch-pruning", "transformers")},
@@ -173,8 +181,6 @@ def _version(package: str) -> str:
 def report(name: str, title: str, tables: Sequence[Table], given: Options) -> None:
     """Print all tables; a full run is also written, as Markdown and as JSON."""
     about = machine()
-    if torch.get_num_threads() != THREADS:
-        about["threads"] = torch.get_num_threads()
     head = ", ".join(f"{key} {value}" for key, value in about.items())
     text = f"# {title}\n\n{head}.\n\n" + "\n".join(map(str, tables))
     print(text)

@@ -16,8 +16,7 @@ from unittest.mock import patch
 import torch
 
 import netir
-from bench.measure import THREADS, Options, Table, Task, interleaved, milliseconds, options, ratio
-from bench.measure import report
+from bench.measure import Options, Table, Task, interleaved, milliseconds, options, ratio, report
 from bench.models import sample
 from tests.zoo.sample import Sample
 
@@ -37,11 +36,11 @@ class Watch:
         self._export = torch.export.export
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             return self._export(*args, **kwargs)
         finally:
-            self.spent[-1] += time.perf_counter() - start
+            self.spent[-1] += time.process_time() - start
             self.calls += 1
 
     def during(self, task: Callable[[Any], object]) -> Callable[[Any], object]:
@@ -108,7 +107,6 @@ def table(given: Options) -> Table:
 
 def main() -> None:
     given = options(__doc__ or "")
-    torch.set_num_threads(THREADS)
     warnings.simplefilter("ignore")
     report("trace", "Tracing", [table(given)], given)
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from netir.errors import NetirError
+from netir.ir import Node
+from netir.layouts import Atom, Concat, Layout, atoms, resolve
+from netir.ops.join import Cat
 from netir.spaces import Analysis, Space
 
 
@@ -48,10 +53,10 @@ class Basis:
         return self.index is not None and bool((self.index < 0).any())
 
     @property
-    def copies(self) -> Fraction | None:
+    def copies(self) -> int | None:
         """How often every old index is there; None if that differs from index to index."""
         counts = set(self._counts().tolist()) if self.index is not None else set()
-        return Fraction(counts.pop()) if len(counts) == 1 else None
+        return int(counts.pop()) if len(counts) == 1 else None
 
     def _counts(self) -> Tensor:
         assert self.index is not None
@@ -84,6 +89,9 @@ def linear(into: Tensor, back: Tensor) -> Basis:
     return Basis(into=into.to(torch.float64), back=back.to(torch.float64))
 
 
+NOTHING: Mapping[Atom, Basis] = MappingProxyType({})
+
+
 def kept(
     space: Space, basis: Basis, others: Mapping[Atom, Basis] = NOTHING
 ) -> tuple[Contract, str]:
@@ -113,21 +121,21 @@ def kept(
     if mixed.kind == "mix":
         bases = {**others, space.atom: basis}
         layouts = [u.layout for u in space.uses if u.kind == "mix"]
-        if all(_growth(layout, bases) for layout in layouts):
+        if all(_copies(layout, bases) for layout in layouts):
             return Contract.EXACT, ""
     return Contract.CHANGED, f"{mixed.node} keeps its function only if {fix}"
 
 
-def _growth(layout: Layout, bases: Mapping[Atom, Basis]) -> Fraction | None:
+def _copies(layout: Layout, bases: Mapping[Atom, Basis]) -> int | None:
     """How many copies every index of an axis gets; None if they get different numbers."""
-    total = Fraction(1)
+    total = 1
     for term in resolve(layout):
         if isinstance(term, Concat):
-            parts = {_growth(part, bases) for part in term.parts}
+            parts = {_copies(part, bases) for part in term.parts}
             found = parts.pop() if len(parts) == 1 else None
         else:
             basis = bases.get(term)
-            found = Fraction(1) if basis is None else basis.copies
+            found = 1 if basis is None else basis.copies
         if found is None:
             return None
         total *= found
@@ -159,7 +167,7 @@ def _commutes(analysis: Analysis, node: Node, atom: Atom) -> bool:
     if isinstance(node.op, Cat):
         return True
     multiplied = {
-        slot for use in analysis.uses_at(node.name) if use.kind in ("contract", "pair")
+        slot for use in analysis.uses_at.get(node.name, ()) if use.kind in ("contract", "pair")
         for slot, _ in use.slots
     }  # fmt: skip
     there = {

@@ -21,6 +21,8 @@ from netir.moves import Moves
 from netir.spaces import Space
 from netir.verify import check
 
+_Planned = list[tuple[Space, Basis]]
+_Skipped = list[tuple[str, str]]
 _STRENGTH = {c: i for i, c in enumerate(Contract)}
 
 
@@ -96,7 +98,8 @@ class WidthPass(Pass):
         if not planned:
             self._nothing(skipped)
         done = change_basis(graph, dict(planned))
-        contract = max((kept(s, b)[0] for s, b in planned), key=_STRENGTH.__getitem__,
+        together = {space.atom: basis for space, basis in planned}
+        contract = max((kept(s, b, together)[0] for s, b in planned), key=_STRENGTH.__getitem__,
                        default=Contract.EXACT)  # fmt: skip
         step = Step(str(self), contract.value, done.moves)
         rewritten = done.graph.replace(history=(*graph.history, step))
@@ -111,7 +114,7 @@ class WidthPass(Pass):
         """The new basis of a space, or why it is left as it is."""
         raise NotImplementedError
 
-    def _plan(self, graph: Graph) -> tuple[list[tuple[Space, Basis]], list[tuple[str, str]]]:
+    def _plan(self, graph: Graph) -> tuple[_Planned, _Skipped]:
         planned, skipped = [], []
         for space in chosen(graph, self.where):
             if space.frozen:
@@ -124,12 +127,20 @@ class WidthPass(Pass):
             if isinstance(found, str):
                 skipped.append((space.name, found))
                 continue
-            contract, why = kept(space, found)
-            if _STRENGTH[contract] > _STRENGTH[self.preserves]:
-                skipped.append((space.name, why))
-            else:
-                planned.append((space, found))
-        return planned, skipped
+            planned.append((space, found))
+        return self._honest(planned, skipped)
+
+    def _honest(self, planned: _Planned, skipped: _Skipped) -> tuple[_Planned, _Skipped]:
+        """Without the changes that would keep less than the pass promises; one may need another."""
+        while True:
+            together = {space.atom: basis for space, basis in planned}
+            found = [(space, basis, *kept(space, basis, together)) for space, basis in planned]
+            lost = [_STRENGTH[c] > _STRENGTH[self.preserves] for _, _, c, _ in found]
+            if not any(lost):
+                return planned, skipped
+            pairs = list(zip(found, lost, strict=True))
+            skipped = [*skipped, *((space.name, why) for (space, _, _, why), bad in pairs if bad)]
+            planned = [(space, basis) for (space, basis, _, _), bad in pairs if not bad]
 
     def _nothing(self, skipped: Iterable[tuple[str, str]]) -> None:
         reasons = "; ".join(f"{site}: {why}" for site, why in list(skipped)[:3])

@@ -171,6 +171,14 @@ class Analysis:
         return found
 
     @cached_property
+    def uses_at(self) -> Mapping[str, list[Use]]:
+        """The uses by the node that they belong to."""
+        found: dict[str, list[Use]] = {}
+        for use in self.uses:
+            found.setdefault(use.node, []).append(use)
+        return found
+
+    @cached_property
     def values_of(self) -> Mapping[Atom, list[tuple[str, int]]]:
         found: dict[Atom, list[tuple[str, int]]] = {}
         for name in self.graph.types:

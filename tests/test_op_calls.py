@@ -102,7 +102,7 @@ CALLS: tuple[tuple[Callable[..., Any], tuple[Tensor, ...], Op], ...] = (
     (nn.Dropout1d(), (X,), op("feature_dropout", rank=3)),
     (nn.Dropout3d(), (torch.randn(2, 3, 4, 4, 4),), op("feature_dropout", rank=5)),
     (nn.FeatureAlphaDropout(), (IMAGE,), op("feature_alpha_dropout")),
-    (lambda x: F.rrelu(x), (X,), op("rrelu")),
+    (nn.RReLU(), (X,), op("rrelu")),
     (nn.BatchNorm1d(4, affine=False, track_running_stats=False), (X,), op("batch_norm")),
     (lambda x: x.softmax(-1), (X,), op("softmax", dim=2)),
     (lambda x: 1 - x, (X,), op("rsub", other=1)),
