@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
-BENCHES ?= $(sort $(wildcard bench/*.py))
+BENCHES ?= analysis lowered peer_prune trace
 
 BIN := $(abspath $(VENV))/bin
 READY := $(VENV)/.ready
@@ -52,7 +52,7 @@ docs: $(READY)
 	$(BIN)/mkdocs build --strict
 
 bench: $(BENCH_READY)
-	set -e; for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python $$bench $(ARGS); done
+	set -e; for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python -m bench.$$bench $(ARGS); done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -58,8 +58,8 @@ def synthetic(given: Options) -> Table:
     columns = ("layout", "nodes", "spaces", "ms", "us a node", "peak bytes a node", "target",
                "exponent")
     return Table("Synthetic graphs", columns, rows, (
-        "Times are medians of processor time. The exponent is fitted from 1,000 nodes on; 1 is linear growth. "
-        "Memory is what Python allocates (tracemalloc), measured apart from the time.",
+        "Times are medians of processor time. The exponent is fitted from 1,000 nodes on; 1 is "
+        "linear growth. Memory is what Python allocates (tracemalloc), apart from the time.",
     ))  # fmt: skip
 
 

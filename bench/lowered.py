@@ -89,8 +89,9 @@ def table(given: Options) -> Table:
                "ratio of minima", f"at most {LIMIT}", "to_torch ms")
     middle = median(row[6] for row in rows)
     return Table("Original and lowered", columns, rows, (
-        f"Batch {BATCH}, {THREADS} threads. `median ratio` is the median over the turns of lowered "
-        "over original, on which the target is judged. Median of all ratios: {middle:.3f}.",
+        f"Batch {BATCH}, {THREADS} threads, wall time. `median ratio` is the median over the turns "
+        "of lowered over original, on which the target is judged. Median of all these: "
+        f"{middle:.3f}.",
     ))  # fmt: skip
 
 

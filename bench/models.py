@@ -7,6 +7,7 @@ matter. Nothing is downloaded.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from torch import Tensor, nn
@@ -65,11 +66,11 @@ REAL = (*CLASSIC, *DEEP, "swin", "swinv2", "segformer", "mobilevit", "t5", "mamb
 
 
 def sample(name: str) -> Sample:
-    """A fresh sample, from here or from the zoo."""
-    return OWN[name]() if name in OWN else SAMPLES[name]()
+    """A fresh sample, from here or from the zoo, with no axis open but the batch."""
+    return replace(OWN[name]() if name in OWN else SAMPLES[name](), dynamic=None)
 
 
 def traced(name: str) -> Graph:
     """The graph of a sample."""
     made = sample(name)
-    return netir.trace(made.model, made.args, made.kwargs, dynamic=made.dynamic)
+    return netir.trace(made.model, made.args, made.kwargs)

@@ -65,7 +65,7 @@ def export(given: Sample) -> object:
 
 def trace(given: Sample) -> object:
     """The same sample, as a graph."""
-    return netir.trace(given.model, given.args, given.kwargs, dynamic=given.dynamic)
+    return netir.trace(given.model, given.args, given.kwargs)
 
 
 def measure(name: str, repeat: int) -> list[Any]:
@@ -78,8 +78,7 @@ def measure(name: str, repeat: int) -> list[Any]:
     times = interleaved(tasks, repeat, budget=45)
     inside, calls = watch.spent[1:], watch.calls / len(watch.spent)
     own = median((a - b) / b for a, b in zip(times["trace"], inside, strict=True))
-    lowered = netir.to_torch(netir.trace(given.model, given.args, given.kwargs,
-                                         dynamic=given.dynamic))  # fmt: skip
+    lowered = netir.to_torch(netir.trace(given.model, given.args, given.kwargs))
     again = interleaved({"again": Task(lambda _: netir.trace(lowered))}, 3 * repeat)
     graph = netir.trace(lowered)
     return [name, len(graph.nodes), milliseconds(times, "export"), milliseconds(times, "trace"),

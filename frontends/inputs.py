@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim as ExportDim
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils import _pytree as pytree
 
 from netir.errors import NetirError, nearest
@@ -170,9 +171,9 @@ def tree_of(value: Any) -> Tree:
         return value
     if type(value) is tuple:
         return tuple(map(tree_of, value))
-    if type(value) is list:
+    if type(value) in (list, immutable_list):
         return [tree_of(part) for part in value]
-    if type(value) is dict:
+    if type(value) in (dict, immutable_dict):
         _only_strings(value)
         return {key: tree_of(part) for key, part in value.items()}
     kind = type(value)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from netir.errors import NetirError
 
@@ -49,6 +50,9 @@ class Gather:
         factor = scale if power == 1 else scale**power
         if not tensor.dtype.is_floating_point:
             factor = (factor != 0).to(tensor.dtype)
+        if tensor.dtype in (torch.float16, torch.bfloat16):  # round the product, not the factor
+            factor = factor.to(tensor.device, torch.float32)
+            return (found.to(torch.float32) * factor.view(shape)).to(tensor.dtype)
         return found.mul_(factor.to(tensor.device, tensor.dtype).view(shape))
 
 
@@ -139,13 +143,13 @@ AxisMove = Gather | Matrix | Parts | Chain | Within
 
 
 def kept_indices(move: AxisMove | None, total: int) -> Tensor | None:
-    """Which of `total` old indices each new index of an axis is; None if all stay."""
+    """Which of `total` old indices each new one of an axis is, -1 if it is new; None if all stay."""
     if move is None:
         return None
     if isinstance(move, Gather):
         return move.index
-    if isinstance(move, (Chain, Within)):
-        return move.apply(torch.arange(total), 0)
+    if isinstance(move, Chain | Within):
+        return move.apply(torch.arange(1, total + 1), 0) - 1
     raise NetirError("a linear basis keeps no indices", fix="verify it with the contract 'changed'")
 
 
@@ -201,7 +205,7 @@ def _chained(
     return found
 
 
-_SQUARED = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
+_SQUARED = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "acc_delta", "variance")
 """State tensors that hold squares of gradients."""
 
 
@@ -217,6 +221,11 @@ def move_optimizer(
     with squared scale, new entries are zero, step counts stay. Raises before anything changes if
     some state has neither the parameter's shape nor a single element.
     """
+    if isinstance(optimizer, torch.optim.LBFGS) and optimizer.state:
+        raise NetirError(
+            "LBFGS keeps one state for all parameters together",
+            fix="rewrite before its first step, or go on with a new optimizer",
+        )
     plans = []
     for old, name, new in named:
         move = moves.params.get(name)
@@ -224,7 +233,7 @@ def move_optimizer(
         plans.append((old, new, _moved_state(optimizer, state, move, old, name)))
     exchanged = {id(old): new for old, new, _ in plans}
     for group in optimizer.param_groups:
-        group["params"] = [exchanged.get(id(p), p) for p in group["params"]]
+        group["params"][:] = [exchanged.get(id(p), p) for p in group["params"]]
     for old, new, state in plans:
         optimizer.state.pop(old, None)
         if state:
@@ -238,16 +247,20 @@ def _moved_state(
     old: Tensor,
     name: str,
 ) -> dict[str, Any]:
+    if move is None:
+        return dict(state)
     found: dict[str, Any] = {}
     for key, value in state.items():
-        if not isinstance(value, Tensor) or value.dim() == 0 or move is None:
-            found[key] = value
-        elif value.shape == old.shape:
+        tensors = [t for t in pytree.tree_leaves(value) if isinstance(t, Tensor)]
+        if isinstance(value, Tensor) and value.shape == old.shape:
             found[key] = move.apply(value, 2 if key in _SQUARED else 1)
+        elif all(t.numel() == 1 for t in tensors):
+            found[key] = value
         else:
+            shapes = ", ".join(str(tuple(t.shape)) for t in tensors)
             raise NetirError(
-                f"{type(optimizer).__name__} keeps '{key}' of shape {tuple(value.shape)} for a "
-                f"parameter of shape {tuple(old.shape)}",
+                f"{type(optimizer).__name__} keeps '{key}' of shape {shapes} for a parameter of "
+                f"shape {tuple(old.shape)}",
                 where=name,
                 fix="use an optimizer whose state has the parameter's shape: SGD, Adam, AdamW, "
                 "RMSprop, Adagrad; or rewrite before the first step",

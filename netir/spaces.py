@@ -118,17 +118,26 @@ class Analysis:
     def _named(self, members: Mapping[Atom, list[Member]]) -> Iterator[Space]:
         taken: dict[str, int] = {}
         for atom, axes in members.items():
-            makers = [m for m in axes if not self.sums(m, atom)]
-            name = self._space_name(max(makers or axes, key=self._telling), atom)
+            name = self._space_name(self._most_telling(axes, atom), atom)
             taken[name] = taken.get(name, 0) + 1
             unique = name if taken[name] == 1 else f"{name}/{taken[name]}"
             yield Space(self, atom, unique, axes)
 
-    def _telling(self, member: Member) -> tuple[bool, bool]:
-        """What makes one member a better name for a space than another."""
+    def _most_telling(self, members: list[Member], atom: Atom) -> Member:
+        """The member to name a space after: first of all the weight whose rows it is."""
+        best, most = members[0], -1
+        for member in members:
+            telling = -1 if self.sums(member, atom) else self._telling(member)
+            if telling > most:
+                best, most = member, telling
+            if most == 3:
+                break
+        return best
+
+    def _telling(self, member: Member) -> int:
         param = self.graph.params[member.param]
-        matrix = param.data.dim() > 1 and param.kind == "param"
-        return matrix, member.whole and member.axis == 0
+        matrix = param.kind == "param" and param.data.dim() > 1
+        return 2 * matrix + (member.whole and member.axis == 0)
 
     def _space_name(self, member: Member, atom: Atom) -> str:
         owner, _, last = member.param.rpartition(".")

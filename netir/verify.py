@@ -316,7 +316,8 @@ def _removed_from(node: Node, use: Use, operands: list[Any], moves: Moves) -> bo
 def _kept(moves: Moves, operand: str, axis: int, total: int) -> Tensor | None:
     """The indices of an operand's axis that are still there, if some are gone."""
     move = moves.params.get(operand[1:]) if operand[0] == "@" else moves.values.get(operand)
-    return None if move is None else kept_indices(move.axes[axis], total)
+    found = None if move is None else kept_indices(move.axes[axis], total)
+    return None if found is None else found[found >= 0]
 
 
 def _zero_others(tensor: Tensor, axis: int, kept: Tensor) -> Tensor:

@@ -23,17 +23,18 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import netir
-from netir import NetirError, NetirWarning
-from netir.basis import (
+from netir import (
     Basis,
     Contract,
+    NetirError,
+    NetirWarning,
+    change_basis,
     extend,
-    kept,
     linear,
     replicate,
     select,
 )
-from netir.change import change_basis
+from netir.basis import kept
 from netir.ir import Graph
 from netir.moves import move_optimizer
 from netir.passes import Prune, Widen

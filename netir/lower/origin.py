@@ -83,8 +83,8 @@ def reread(
     wished = {name for axes in (dynamic or {}).values() for name in axes.values()}
     if not wished <= graph.symbols:
         return None
-    if args or kwargs:
-        given = tuple(args) if isinstance(args, (tuple, list)) else (args,)
+    given = tuple(args) if isinstance(args, (tuple, list)) else (args,)
+    if given or kwargs:
         try:
             symbol_values(graph, input_values(graph, given, dict(kwargs or {})))
         except NetirError:

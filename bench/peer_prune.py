@@ -1,0 +1,231 @@
+"""Side by side with Torch-Pruning: finding all groups, removing 30 % of each, and being right.
+
+Every model runs in a process of its own with a time limit, both tools in turn on one thread, in
+processor time. Models, inputs and scores (L2 magnitude) are the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from statistics import median
+from typing import Any
+
+import torch
+import torch._dynamo
+import torch.export
+
+import netir
+from bench import peer
+from bench.measure import Options, Table, Task, interleaved, milliseconds, options, report, timed
+from bench.models import CLASSIC, DEEP, sample
+from netir import Graph, NetirError
+from netir.passes import Prune
+from netir.spaces import analyse
+from tests.zoo.sample import Sample
+
+FAMILIES = ("resnet", "convnextv2", "regnet_y", "mobilenet_v2", "mobilevit", "efficientnet", "swin",
+            "segformer", "pvt_v2", "poolformer", "levit", "deit", "beit", "bert", "distilbert",
+            "albert", "gpt2", "llama", "mistral", "qwen2", "t5_encoder", "bart", "whisper_encoder",
+            "wav2vec2", "mamba")  # fmt: skip
+CONSTRUCTS = ("channel_shuffle", "native_shuffle", "permute_flatten", "channel_flip",
+              "tied_embedding", "grouped_expand", "separate_qkv", "self_mha", "cat_twice",
+              "nested_cat", "literal_split", "channel_slices", "einsum_parameter", "pixel_shuffle",
+              "glu", "simple_gate", "called_twice", "shared_parameter", "residual_input",
+              "transposed", "group_norm", "lstm")  # fmt: skip
+CHAINS = ("residual_chain_100", "residual_chain_200", "residual_chain_400", "residual_chain_800")
+MODELS = (*CLASSIC, *DEEP, *FAMILIES, *CHAINS, *CONSTRUCTS)
+QUICK = ("resnet18", "channel_shuffle")
+FORK = multiprocessing.get_context("fork")
+TRACE_LIMIT, PEER_LIMIT = 300.0, 90.0
+
+
+@dataclass
+class Row:
+    """What became known of a model before its time was over."""
+
+    name: str
+    found: dict[str, Any] = field(default_factory=dict)
+
+    def get(self, key: str) -> Any:
+        return self.found.get(key)
+
+    def over(self, above: str, below: str) -> float | None:
+        """How many times longer the peer took."""
+        a, b = self.get(above), self.get(below)
+        return None if a is None or b is None else a / b
+
+    @property
+    def whole(self) -> float:
+        """All that ours takes from a model to a pruned module."""
+        return float(self.get("trace") + self.get("ours prune") + self.get("lower"))
+
+
+def ours(given: Sample, send: Callable[[str, Any], None]) -> Graph:
+    """Our times and our verdict."""
+    start = time.process_time()
+    graph = netir.trace(given.model, given.args, given.kwargs)
+    send("trace", 1e3 * (time.process_time() - start))
+    send("nodes", len(graph.nodes))
+    done = Prune(amount=0.3).apply(graph)
+    before, after = done.report.parameters
+    send("ours removed", 1 - after / before)
+    try:
+        send("ours", _verdict(given, graph, done.graph))
+    except NetirError as error:
+        send("ours", f"wrong: {error.what}")
+    times = interleaved({**_own(graph), "lower": Task(lambda _: netir.to_torch(done.graph))}, 3, 10)
+    for name in times:
+        send(name, milliseconds(times, name))
+    return graph
+
+
+def _own(graph: Graph) -> dict[str, Task]:
+    return {
+        "ours analysis": Task(lambda fresh: analyse(fresh).spaces, graph.replace),
+        "ours prune": Task(lambda fresh: Prune(amount=0.3).apply(fresh), graph.replace),
+    }
+
+
+def _verdict(given: Sample, graph: Graph, pruned: Graph) -> str:
+    if not pruned.history or pruned.history[-1].contract == "exact":
+        return "changes nothing"
+    netir.verify(graph, pruned, given.args, given.kwargs, contract="masked")
+    with torch.no_grad():
+        netir.to_torch(pruned)(*given.args, **given.kwargs)
+    return "equal"
+
+
+def theirs(given: Sample, graph: Graph, quick: bool, send: Callable[[str, Any], None]) -> None:
+    """The peer's verdict, then the times of both in turn."""
+    ignored = peer.output_layers(graph, given.model)
+    fresh = lambda: copy.deepcopy(given.model)  # noqa: E731
+    build = Task(lambda model: peer.build(model, given), fresh)
+    prune = Task(lambda model: peer.prune(model, given, ignored), fresh)
+    try:
+        send("peer analysis", 1e3 * timed(build, time.process_time))
+        verdict, removed = peer.judged(given, ignored)
+        send("peer removed", removed)
+        send("peer", verdict)
+    except Exception as error:  # noqa: BLE001 - whatever the peer raises is its answer
+        said = str(error).strip().partition("\n")[0]
+        send("peer", f"fails: {type(error).__name__}: {said[:70]}".replace("|", "/"))
+    tasks = {**_own(graph), "peer analysis": build, "peer prune": prune}
+    with suppress(Exception):  # a peer that cannot finish has no times, but its verdict
+        times = interleaved(tasks, 2 if quick else 7, 12)
+        for name in times:
+            send(name, milliseconds(times, name))
+
+
+def child(name: str, quick: bool, pipe: Connection) -> None:
+    """One model, in a process of its own."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    warnings.simplefilter("ignore")
+    given = sample(name)
+    graph = ours(given, lambda key, value: pipe.send((key, value)))
+    pipe.send(("begun", True))
+    theirs(given, graph, quick, lambda key, value: pipe.send((key, value)))
+    pipe.send(("done", True))
+
+
+def measure(name: str, quick: bool) -> Row:
+    """Run one model and collect what it says until it ends or its time is over."""
+    row = Row(name)
+    here, there = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=child, args=(name, quick, there))
+    process.start()
+    there.close()
+    end = time.monotonic() + TRACE_LIMIT
+    try:
+        while here.poll(max(0.0, end - time.monotonic())):
+            key, value = here.recv()
+            row.found[key] = value
+            if key == "begun":
+                end = time.monotonic() + PEER_LIMIT
+    except EOFError:
+        pass
+    if process.is_alive():
+        process.kill()
+    process.join()
+    if not row.get("done"):
+        crash = f"ends with {process.exitcode}" if process.exitcode != -9 else None
+        row.found.setdefault("peer" if row.get("begun") else "ours",
+                             crash or f"no answer in {PEER_LIMIT:g} s")  # fmt: skip
+    return row
+
+
+def times(rows: list[Row]) -> Table:
+    columns = ("model", "nodes", "ours: trace", "analysis", "prune", "to module", "whole",
+               "peer: analysis", "prune", "analysis ratio", "prune ratio", "ratio with trace")
+    cells = [
+        (r.name, r.get("nodes"), r.get("trace"), r.get("ours analysis"), r.get("ours prune"),
+         r.get("lower"), r.whole if r.get("lower") else None, r.get("peer analysis"),
+         r.get("peer prune"), r.over("peer analysis", "ours analysis"),
+         r.over("peer prune", "ours prune"),
+         r.get("peer prune") / r.whole if r.get("peer prune") else None)
+        for r in rows
+    ]  # fmt: skip
+    return Table("Times in ms", columns, cells, (
+        "Ours: `trace` reads the model by torch.export, once per model; `analysis` finds every "
+        "space of the graph; `prune` is analysis, scores and the new graph; `to module` lowers "
+        "it; `whole` is trace, prune and lowering together. Peer: `analysis` is the dependency "
+        "graph alone, with the forward pass that it needs; `prune` is that, all groups, scores, "
+        "and the change of the module in place. `prune ratio` compares the two columns of that "
+        "name, `ratio with trace` the peer's prune with our whole. Above 1, ours is faster.",
+        *(_summary(cells, column, columns[column]) for column in (9, 10, 11)),
+    ))  # fmt: skip
+
+
+def _summary(cells: list[Any], column: int, name: str) -> str:
+    found = [c[column] for c in cells if c[column] is not None]
+    if not found:
+        return f"{name}: nothing to compare."
+    below = sum(r < 1 for r in found)
+    return (f"{name}: median {median(found):.1f}, least {min(found):.2g}, largest "
+            f"{max(found):.0f}, of {len(found)} models; below 1 for {below}.")  # fmt: skip
+
+
+def results(rows: list[Row]) -> Table:
+    columns = ("model", "ours", "removed", "peer", "removed by peer")
+    cells = [(r.name, r.get("ours"), _share(r.get("ours removed")), r.get("peer"),
+              _share(r.get("peer removed"))) for r in rows]  # fmt: skip
+    right = sum(r.get("ours") == "equal" for r in rows)
+    good = sum(r.get("peer") == "equal" for r in rows)
+    return Table("Results", columns, cells, (
+        "`equal`: the pruned network computes, in float64, what the original does with the "
+        "removed channels zeroed, and layer norms restricted to what is left. Ours is checked by "
+        "`netir.verify`; the peer by zeroing in the original what its own groups say it removed. "
+        "`differs` may also come from another normalisation or mean over channels, for which "
+        "other meanings of removal are possible. `removed` is the share of parameters.",
+        f"Equal: ours {right}, the peer {good}, of {len(rows)}.",
+    ))  # fmt: skip
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"
+
+
+def run(given: Options) -> list[Row]:
+    rows = []
+    for name in given.wanted(MODELS, QUICK):
+        rows.append(measure(name, given.quick))
+        print(name, rows[-1].found, flush=True)
+    return rows
+
+
+def main() -> None:
+    given = options(__doc__ or "")
+    rows = run(given)
+    report("peer_prune", "Pruning, side by side with Torch-Pruning", [times(rows), results(rows)],
+           given)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
