@@ -28,9 +28,9 @@ class Masks:
         for dep, indices in group:
             module = dep.target.module
             owner = dep.handler.__self__
-            known = self.graph._param_to_name if isinstance(module, nn.Parameter) \
+            names = self.graph._param_to_name if isinstance(module, nn.Parameter) \
                 else self.graph._module2name  # fmt: skip
-            name = known.get(module)
+            name = names.get(module)
             if name is None or owner is None or not hasattr(owner, "get_out_channels"):
                 continue
             if isinstance(module, nn.Parameter):
@@ -44,7 +44,8 @@ class Masks:
             key = (name, "in" if read else "out")
             left = self.left.get(key, torch.arange(size))
             keep = torch.ones(len(left), dtype=torch.bool)
-            keep[torch.tensor([int(i) for i in indices], dtype=torch.int64)] = False
+            known = [int(i) for i in indices if int(i) < len(left)]  # it refuses others itself
+            keep[torch.tensor(known, dtype=torch.int64)] = False
             self.left[key] = left[keep]
 
     @torch.no_grad()

@@ -47,6 +47,12 @@ def build(model: nn.Module, given: Sample) -> torch_pruning.DependencyGraph:
     )
 
 
+def groups(model: nn.Module, given: Sample, ignored: list[str]) -> list[object]:
+    """Its analysis, and all groups that follow from it: what netir calls all spaces."""
+    layers = [model.get_submodule(name) for name in ignored]
+    return list(build(model, given).get_all_groups(ignored_layers=layers))
+
+
 def pruner(model: nn.Module, given: Sample, ignored: list[str]) -> torch_pruning.BasePruner:
     """Its pruner, which builds the dependency graph and every group."""
     return torch_pruning.BasePruner(

@@ -143,7 +143,7 @@ AxisMove = Gather | Matrix | Parts | Chain | Within
 
 
 def kept_indices(move: AxisMove | None, total: int) -> Tensor | None:
-    """Which of `total` old indices each new one of an axis is, -1 if it is new; None if all stay."""
+    """Which of `total` old indices each new one is, -1 if it has none; None if all stay."""
     if move is None:
         return None
     if isinstance(move, Gather):

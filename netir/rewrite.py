@@ -97,18 +97,22 @@ class WidthPass(Pass):
         planned, skipped = self._plan(graph)
         if not planned:
             self._nothing(skipped)
+            return Result(graph, Moves(), self._report((graph, graph), Contract.EXACT, [], skipped))
         done = change_basis(graph, dict(planned))
         together = {space.atom: basis for space, basis in planned}
-        contract = max((kept(s, b, together)[0] for s, b in planned), key=_STRENGTH.__getitem__,
-                       default=Contract.EXACT)  # fmt: skip
+        contract = max((kept(s, b, together)[0] for s, b in planned), key=_STRENGTH.__getitem__)
         step = Step(str(self), contract.value, done.moves)
         rewritten = done.graph.replace(history=(*graph.history, step))
         check(rewritten)
-        counts = (_count(graph), _count(rewritten))
-        report = Report(
-            str(self), contract, tuple(s.name for s, _ in planned), tuple(skipped), counts
-        )
+        report = self._report((graph, rewritten), contract, planned, skipped)
         return Result(rewritten, done.moves, report)
+
+    def _report(
+        self, graphs: tuple[Graph, Graph], contract: Contract, planned: _Planned, skipped: _Skipped
+    ) -> Report:
+        names = tuple(space.name for space, _ in planned)
+        before, after = map(_count, graphs)
+        return Report(str(self), contract, names, tuple(skipped), (before, after))
 
     def basis(self, graph: Graph, space: Space) -> Basis | str:
         """The new basis of a space, or why it is left as it is."""

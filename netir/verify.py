@@ -117,6 +117,10 @@ def verify(
         check(after)
         return Verdict(wanted, 0.0, float("inf"))
     inputs = input_values(before, arguments, dict(kwargs or {}))
+    if bound is None and wanted is Contract.BOUNDED:
+        raise NetirError(
+            "the contract 'bounded' needs a bound", fix="pass bound=, relative to the output"
+        )
     if bound is None:
         bound = _bound(before, wanted, steps)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Random valid networks: a Hypothesis strategy over layers (layers.py) and how they are wired.
+"""Random valid networks: a Hypothesis strategy over layers (layers.py) and their wiring.
 
 A network keeps a pool of values; every layer reads values of the pool and adds one. What nobody
 reads ends in a head. Weights are random and fitted to the signal (zoo/weights.py); everything is
@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.layers import LAYERS, Apply, Layer, Pick, activation, channel_axis, weight
+from tests.layers import Apply, Layer, Pick, channel_axis, weight
+from tests.layers_flat import SEQUENCE, VECTOR
+from tests.layers_map import MAP
 from tests.zoo.weights import calibrate, randomise
 
+LAYERS = {2: VECTOR, 3: SEQUENCE, 4: MAP}
 VOCABULARY = 7
 WIDEST = 24
 LARGEST = 450
@@ -57,8 +60,8 @@ class Program(nn.Module):
         return sum(found[1:], found[0])
 
     def extra_repr(self) -> str:
-        steps = [f"%{self.inputs + i} = {layer}{reads}"
-                 for i, (layer, reads) in enumerate(zip(self.calls, self.reads, strict=True))]  # fmt: skip
+        calls = zip(self.calls, self.reads, strict=True)
+        steps = [f"%{self.inputs + i} = {layer}{reads}" for i, (layer, reads) in enumerate(calls)]
         return f"{', '.join(steps)}; {self.form}"
 
 
@@ -254,4 +257,4 @@ def _head(pick: Pick, value: Tensor) -> nn.Module:
     )  # fmt: skip
 
 
-__all__ = ["Network", "Program", "activation", "networks"]
+__all__ = ["Network", "Program", "networks"]

@@ -73,11 +73,16 @@ class Forward:
         self._records = records
         self._nodes = list(module.graph.nodes)
         self._last: dict[fx.Node, int] = {}
+        self._last_use: dict[str, int] = {}
         for number, node in enumerate(self._nodes):
             self._last[node] = max(number, self._last.get(node, 0))
             for given in node.all_input_nodes:
                 self._last[given] = number
+            if node.op in ("call_module", "get_attr"):
+                self._last_use[_item(module, str(node.target))] = number
         self._texts: dict[fx.Node, Code] = {}
+        self._items: dict[str, str] = {}
+        self._new: list[str] = []
         self._free_at: dict[str, int] = {}
 
     def lines(self) -> list[str]:
@@ -104,14 +109,16 @@ class Forward:
             case "placeholder":
                 return
             case "get_attr":
-                self._texts[node] = Code(reach(self._module, str(node.target)))
+                self._texts[node] = Code(self._place(number, str(node.target)))
+                yield from self._introduced()
             case "output":
                 yield f"return {literal(self._filled(node.args[0]))}"
             case _ if node.target is expect_fixed:
                 yield from self._fixed(node)
             case _:
-                text = self._expression(node)
-                name = self._name(number, node)
+                text = self._expression(number, node)
+                yield from self._introduced()
+                name = self._name(number, self._wanted(node), self._last[node])
                 self._texts[node] = Code(name)
                 yield f"{name} = {text}"
 
@@ -123,10 +130,28 @@ class Forward:
         yield f"if {differs}:"
         yield f"    raise ValueError({quoted(message)})"
 
-    def _expression(self, node: fx.Node) -> str:
+    def _introduced(self) -> Iterator[str]:
+        """The names for members of lists that the next line needs."""
+        yield from self._new
+        self._new.clear()
+
+    def _place(self, number: int, path: str) -> str:
+        """The expression for a module or tensor, from the innermost list member that it is in."""
+        item = _item(self._module, path)
+        if not item or item == path:
+            return reach(self._module, path)
+        if item not in self._items or self._free_at.get(self._items[item], -1) < number:
+            parts = item.split(".")
+            stem = "_".join(parts[-2:]) if identifier(parts[-2]) else f"item_{parts[-1]}"
+            name = self._name(number, stem, self._last_use[item])
+            self._items[item] = name
+            self._new.append(f"{name} = {reach(self._module, item)}")
+        return reach(self._module, path, item, self._items[item])
+
+    def _expression(self, number: int, node: fx.Node) -> str:
         args, kwargs = self._filled(node.args), self._filled(node.kwargs)
         if node.op == "call_module":
-            return invoked(reach(self._module, str(node.target)), args, kwargs)
+            return invoked(self._place(number, str(node.target)), args, kwargs)
         if node.op == "call_method":
             return invoked(attribute(args[0], str(node.target)), args[1:], kwargs)
         if node.target is field_of:
@@ -149,16 +174,20 @@ class Forward:
                 return slice(*map(self._filled, (value.start, value.stop, value.step)))
         return value
 
-    def _name(self, number: int, node: fx.Node) -> str:
-        """A name whose value is read no more, or a new one."""
-        parts = [p for p in str(node.target).split(".") if identifier(p) and not p.isdigit()]
+    def _wanted(self, node: fx.Node) -> str:
+        if inspect.isclass(node.target):
+            return "output"
+        parts = [p for p in str(node.target).split(".") if identifier(p)]
         wanted = parts[-1] if node.op == "call_module" and parts else node.name
-        wanted = re.sub(r"(_\d+|_)+$", "", wanted) or "value"
+        return re.sub(r"(_\d+|_)+$", "", wanted) or "value"
+
+    def _name(self, number: int, wanted: str, last: int) -> str:
+        """A name whose value is read no more, or a new one."""
         name, count = wanted, 1
         while name in _RESERVED or not identifier(name) or self._free_at.get(name, -1) > number:
             count += 1
             name = f"{wanted}_{count}"
-        self._free_at[name] = self._last[node]
+        self._free_at[name] = last
         return name
 
 
@@ -169,10 +198,24 @@ def is_list(module: nn.Module) -> bool:
     return plain and bool(names) and names == [str(i) for i in range(len(names))]
 
 
-def reach(module: nn.Module, path: str) -> str:
-    """The expression for a module or tensor at a path, in a method of the root."""
-    text, current = "self", module
-    for part in path.split(".") if path else ():
+def _item(module: nn.Module, path: str) -> str:
+    """The path of the innermost member of a list that a path leads through."""
+    parts, current, found = path.split("."), module, ""
+    for count, part in enumerate(parts, 1):
+        if current is not module and is_list(current):
+            found = ".".join(parts[:count])
+        current = current._modules.get(part) or nn.Module()
+    return found
+
+
+def reach(module: nn.Module, path: str, item: str = "", text: str = "self") -> str:
+    """The expression for what stands at a path, in a method of the root.
+
+    `text` is what stands at `item`, which the path begins with.
+    """
+    current = module.get_submodule(item)
+    rest = path[len(item) :].lstrip(".")
+    for part in rest.split(".") if rest else ():
         numbered = current is not module and is_list(current)
         text = f"{text}[{int(part)}]" if numbered else attribute(text, part)
         current = current._modules.get(part) or nn.Module()

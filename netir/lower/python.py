@@ -40,9 +40,9 @@ def to_python(graph: Graph, path: str | os.PathLike[str], *, overwrite: bool = F
     module = to_torch(graph, copy=False)
     text = source(graph, module, weights.name)
     compile(text, str(target), "exec", dont_inherit=True)
-    tensors = {n: p.data.contiguous() for n, p in graph.params.items() if p.kind != "const"}
-    tensors |= {f"constants/{n}": t.contiguous() for n, t in _large(module)}
-    own = {name: tensor.clone() for name, tensor in tensors.items()}
+    tensors = {n: p.data for n, p in graph.params.items() if p.kind != "const"}
+    tensors |= {f"constants/{i}": tensor for i, tensor in enumerate(_large(module).values())}
+    own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     _replace(weights, lambda place: save_file(own, place))
     _replace(target, lambda place: Path(place).write_text(text, encoding="utf-8"))
 
@@ -152,7 +152,7 @@ def _loader(name: str, weights: str, graph: Graph) -> Iterator[str]:
 
 def _members(module: Lowered) -> Iterator[str]:
     """The statements that make all modules and tensors."""
-    large = dict(_large(module))
+    large = {path: f"constants/{number}" for number, path in enumerate(_large(module))}
     if large:
         yield "        constants = weights()"
     for name, tensor in _own(module):
@@ -172,7 +172,7 @@ def _members(module: Lowered) -> Iterator[str]:
         first.setdefault(id(tensor), place)
     for path, tensor in _constants(module):
         owner, _, leaf = path.rpartition(".")
-        value = f"constants[{quoted(f'constants/{path}')}]" if path in large else _written(tensor)
+        value = f"constants[{quoted(large[path])}]" if path in large else _written(tensor)
         where = reach(module, owner)
         yield f"        {where}.register_buffer({quoted(leaf)}, {value}, persistent=False)"
 
@@ -219,11 +219,11 @@ def _constants(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield (f"{path}.{name}" if path else name), tensor
 
 
-def _large(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for path, tensor in _constants(module):
-        plain = tensor.dtype in (torch.float32, torch.int64, torch.bool)
-        if tensor.numel() > _SMALL or not plain:
-            yield path, tensor
+def _large(module: nn.Module) -> dict[str, Tensor]:
+    """The constants that stand in the file of weights, by their paths."""
+    plain = (torch.float32, torch.int64, torch.bool)
+    found = _constants(module)
+    return {path: t for path, t in found if t.numel() > _SMALL or t.dtype not in plain}
 
 
 def _fresh(tensor: Tensor) -> str:

@@ -118,18 +118,27 @@ def _register(
 
 def _register_constant(root: nn.Module, name: str, tensor: Tensor) -> str:
     """Constants give way: one whose name is taken, or would be no attribute, gets another."""
-    parts = name.split(".")
-    parent: Any = root
-    for part in parts[:-1]:
-        parent = parent._modules.get(part) if type(parent) in (nn.Module, Lowered) else None
-        if parent is None:
-            break
-    if parent is None or not parts[-1].isidentifier() or hasattr(parent, parts[-1]):
-        parent, parts = root, [name.replace(".", "_")]
-        while hasattr(root, parts[0]) or not parts[0].isidentifier():
-            parts = ["_" + re.sub(r"\W", "_", parts[0], flags=re.ASCII)]
-    parent.register_buffer(parts[-1], tensor, persistent=False)
-    return ".".join(parts)
+    *owners, leaf = name.split(".")
+    parent: nn.Module | None = root
+    for part in owners:
+        parent = _container(parent, part)
+    if parent is None or not leaf.isidentifier() or hasattr(parent, leaf):
+        parent, owners, leaf = root, [], re.sub(r"\W", "_", name, flags=re.ASCII)
+        while hasattr(root, leaf) or not leaf.isidentifier():
+            leaf = f"_{leaf}"
+    parent.register_buffer(leaf, tensor, persistent=False)
+    return ".".join((*owners, leaf))
+
+
+def _container(parent: nn.Module | None, name: str) -> nn.Module | None:
+    """The plain container of this name, made where nothing has the name; None if it cannot be."""
+    if parent is None or (type(parent) is not nn.Module and not isinstance(parent, Lowered)):
+        return None
+    if name not in parent._modules:
+        if hasattr(parent, name) or not name.isidentifier():
+            return None
+        parent.add_module(name, nn.Module())
+    return parent._modules[name]
 
 
 def _reach(root: nn.Module, path: str, modules: Mapping[str, nn.Module]) -> nn.Module:
