@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
 from torch import Tensor, nn
@@ -47,6 +48,7 @@ IMAGE, SMALL = floats(1, 3, 224, 224), floats(1, 3, 16, 16)
 
 OWN: Mapping[str, Callable[[], Sample]] = MappingProxyType(catalogue(
     **{f"{name} (full)": recipe(build, IMAGE) for name, build in FULL.items()},
+    **{"vit_b_16 (96 pixels)": recipe(partial(FULL["vit_b_16"], image=96), floats(1, 3, 96, 96))},
     bert_12=deep("Bert", "ForSequenceClassification"),
     vit_12=patches("ViT", num_hidden_layers=12),
     llama_12=decoder("Llama", num_hidden_layers=12),

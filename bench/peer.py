@@ -137,7 +137,7 @@ def judged(given: Sample, ignored: list[str]) -> tuple[str, float]:
         return "wrong output shape", share
     error = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(have, want, strict=True))
     tied = "" if _ties(pruned) == _ties(given.model) else ", weights no longer tied"
-    return ("equal" if error < 1e-8 else f"differs by {error:.1g}") + tied, share
+    return ("equal" if error < 1e-6 else f"differs by {error:.1g}") + tied, share
 
 
 def _ties(model: nn.Module) -> int:

@@ -14,9 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from statistics import median
 from typing import Any
 
 import torch
@@ -25,8 +23,9 @@ import torch.export
 
 import netir
 from bench import peer
-from bench.measure import Options, Table, Task, interleaved, milliseconds, options, report, timed
+from bench.measure import Options, Task, interleaved, milliseconds, options, report, timed
 from bench.models import CLASSIC, DEEP, sample
+from bench.peer_tables import Row, tables
 from netir import Graph, NetirError
 from netir.passes import Prune
 from netir.spaces import analyse
@@ -47,27 +46,6 @@ FORK = multiprocessing.get_context("fork")
 LIMIT = 30
 """Seconds of processor time for the peer's verdict on one model, and twice that for its times."""
 PATIENCE = 900.0
-
-
-@dataclass
-class Row:
-    """What became known of a model before its time was over."""
-
-    name: str
-    found: dict[str, Any] = field(default_factory=dict)
-
-    def get(self, key: str) -> Any:
-        return self.found.get(key)
-
-    def over(self, above: str, below: str) -> float | None:
-        """How many times longer the peer took."""
-        a, b = self.get(above), self.get(below)
-        return None if a is None or b is None else a / b
-
-    @property
-    def whole(self) -> float:
-        """All that ours takes from a model to a pruned module."""
-        return float(self.get("trace") + self.get("ours prune") + self.get("lower"))
 
 
 def ours(given: Sample, send: Callable[[str, Any], None]) -> Graph:
@@ -170,60 +148,6 @@ def measure(name: str, quick: bool) -> Row:
     return row
 
 
-def times(rows: list[Row]) -> Table:
-    columns = ("model", "nodes", "ours: trace", "analysis", "prune", "to module", "whole",
-               "peer: graph", "groups", "prune", "graph ratio", "groups ratio", "prune ratio",
-               "ratio with trace")
-    cells = [
-        (r.name, r.get("nodes"), r.get("trace"), r.get("ours analysis"), r.get("ours prune"),
-         r.get("lower"), r.whole if r.get("lower") else None, r.get("peer analysis"),
-         r.get("peer groups"), r.get("peer prune"), r.over("peer analysis", "ours analysis"),
-         r.over("peer groups", "ours analysis"), r.over("peer prune", "ours prune"),
-         r.get("peer prune") / r.whole if r.get("peer prune") else None)
-        for r in rows
-    ]  # fmt: skip
-    return Table("Times in ms", columns, cells, (
-        "Ours: `trace` reads the model by torch.export, once per model; `analysis` finds every "
-        "space of the graph; `prune` is analysis, scores and the new graph; `to module` lowers "
-        "it; `whole` is trace, prune and lowering together. Peer: `graph` is its dependency "
-        "graph, with the forward pass that it needs; `groups` is that and all groups, the same "
-        "answer as our spaces; `prune` is that, scores, and the change of the module in place.",
-        "`graph ratio` and `groups ratio` are over our `analysis`, `prune ratio` compares the two "
-        "columns of that name, `ratio with trace` is the peer's prune over our whole. Above 1, "
-        "ours is faster.",
-        *(_summary(cells, column, columns[column]) for column in (10, 11, 12, 13)),
-    ))  # fmt: skip
-
-
-def _summary(cells: list[Any], column: int, name: str) -> str:
-    found = [c[column] for c in cells if c[column] is not None]
-    if not found:
-        return f"{name}: nothing to compare."
-    below = sum(r < 1 for r in found)
-    return (f"{name}: median {median(found):.2g}, least {min(found):.2g}, largest "
-            f"{max(found):.2g}, of {len(found)} models; below 1 for {below}.")  # fmt: skip
-
-
-def results(rows: list[Row]) -> Table:
-    columns = ("model", "ours", "removed", "peer", "removed by peer")
-    cells = [(r.name, r.get("ours"), _share(r.get("ours removed")), r.get("peer"),
-              _share(r.get("peer removed"))) for r in rows]  # fmt: skip
-    right = sum(r.get("ours") == "equal" for r in rows)
-    good = sum(r.get("peer") == "equal" for r in rows)
-    return Table("Results", columns, cells, (
-        "`equal`: the pruned network computes, in float64, what the original does with the "
-        "removed channels zeroed, and layer norms restricted to what is left. Ours is checked by "
-        "`netir.verify`; the peer by zeroing in the original what its own groups say it removed. "
-        "`differs` may also come from another normalisation or mean over channels, for which "
-        "other meanings of removal are possible. `removed` is the share of parameters.",
-        f"Equal: ours {right}, the peer {good}, of {len(rows)}.",
-    ))  # fmt: skip
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.0%}"
-
-
 def run(given: Options) -> list[Row]:
     rows = []
     for name in given.wanted(MODELS, QUICK):
@@ -234,9 +158,8 @@ def run(given: Options) -> list[Row]:
 
 def main() -> None:
     given = options(__doc__ or "")
-    rows = run(given)
-    report("peer_prune", "Pruning, side by side with Torch-Pruning", [times(rows), results(rows)],
-           given)  # fmt: skip
+    found = tables(run(given), CONSTRUCTS)
+    report("peer_prune", "Pruning, side by side with Torch-Pruning", found, given)
 
 
 if __name__ == "__main__":

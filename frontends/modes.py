@@ -266,7 +266,7 @@ def _names_by_method(cls: type) -> tuple[frozenset[str], ...]:
         function = inspect.unwrap(getattr(cls, method, None) or print)
         if method in found or not isinstance(function, FunctionType):
             continue
-        if function.__module__.startswith("torch.nn.modules."):
+        if (function.__module__ or "").startswith("torch.nn.modules."):
             continue
         found[method] = frozenset(_used(function.__code__)) - _checkpointing(function)
         waiting.extend(found[method])

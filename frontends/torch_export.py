@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ from netir.frontends.aten import Reader
 from netir.frontends.inputs import BATCH, Call, plain_signature, tree_of
 from netir.frontends.sizes import SizeReader
 from netir.frontends.tied import tied_state
-from netir.ir import Graph, Ref, TensorType, Tree
+from netir.ir import Graph, Node, Ref, TensorType, Tree
+from netir.ops.norm import BatchNorm
 
 
 def read_model(
@@ -85,12 +87,23 @@ def read_program(program: ExportedProgram, model: nn.Module, call: Call, name: s
     return Graph(
         name=name or type(model).__name__,
         inputs=inputs,
-        nodes=reader.nodes,
+        nodes=dict(_averaging(model, reader.nodes)),
         params=reader.params,
         output=output,
         arguments=call.arguments(model, names),
         aliases=aliases,
     )
+
+
+def _averaging(model: nn.Module, nodes: Mapping[str, Node]) -> Iterator[tuple[str, Node]]:
+    """The nodes, with batch norms that average all statistics told so: eval mode does not show."""
+    kind = nn.modules.batchnorm._BatchNorm
+    paths = {p for p, m in model.named_modules() if isinstance(m, kind) and m.momentum is None}
+    for name, node in nodes.items():
+        if node.scope in paths and isinstance(node.op, BatchNorm):
+            yield name, replace(node, op=replace(node.op, momentum=None))
+        else:
+            yield name, node
 
 
 def _input_names(program: ExportedProgram) -> list[str | None]:

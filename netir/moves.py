@@ -6,12 +6,12 @@ A move works axis by axis; an axis is gathered by index and scaled, or mapped by
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from netir.errors import NetirError
@@ -212,14 +212,15 @@ _SQUARED = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "acc_delta", "v
 def move_optimizer(
     optimizer: torch.optim.Optimizer,
     moves: Moves,
-    named: Iterable[tuple[Tensor, str, Tensor]],
+    old: nn.Module | Mapping[str, Tensor],
+    new: nn.Module | Mapping[str, Tensor],
 ) -> None:
-    """Let an optimizer follow a rewrite.
+    """Let an optimizer of the parameters `old` go on with the parameters `new` of a rewrite.
 
-    `named` gives, for every parameter that the optimizer holds and that the rewrite moved, the
-    old tensor, its name in `moves` and the new tensor. First moments move as weights do, squares
-    with squared scale, new entries are zero, step counts stay. Raises before anything changes if
-    some state has neither the parameter's shape nor a single element.
+    First moments move as weights do, squares with squared scale, new entries are zero; step
+    counts, param groups and the optimizer itself stay. Parameters that only one side has are left
+    alone. Raises before anything changes if some state has neither its parameter's shape nor a
+    single element.
     """
     if isinstance(optimizer, torch.optim.LBFGS) and optimizer.state:
         raise NetirError(
@@ -227,17 +228,23 @@ def move_optimizer(
             fix="rewrite before its first step, or go on with a new optimizer",
         )
     plans = []
-    for old, name, new in named:
-        move = moves.params.get(name)
-        state = optimizer.state.get(old, {})
-        plans.append((old, new, _moved_state(optimizer, state, move, old, name)))
-    exchanged = {id(old): new for old, new, _ in plans}
+    after = _named(new)
+    for name, before in _named(old).items():
+        if name in after:
+            state = optimizer.state.get(before, {})
+            moved = _moved_state(optimizer, state, moves.params.get(name), before, name)
+            plans.append((before, after[name], moved))
+    exchanged = {id(before): successor for before, successor, _ in plans}
     for group in optimizer.param_groups:
         group["params"][:] = [exchanged.get(id(p), p) for p in group["params"]]
-    for old, new, state in plans:
-        optimizer.state.pop(old, None)
+    for before, successor, state in plans:
+        optimizer.state.pop(before, None)
         if state:
-            optimizer.state[new] = state
+            optimizer.state[successor] = state
+
+
+def _named(tensors: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    return dict(tensors.named_parameters()) if isinstance(tensors, nn.Module) else tensors
 
 
 def _moved_state(

@@ -282,11 +282,6 @@ def step(module: nn.Module, optimizer: torch.optim.Optimizer, case: Case) -> Non
     optimizer.step()
 
 
-def named_pairs(old: nn.Module, new: nn.Module) -> list[tuple[Tensor, str, Tensor]]:
-    found = dict(new.named_parameters())
-    return [(p, name, found[name]) for name, p in old.named_parameters()]
-
-
 def training_goes_on_after_an_extension(case: Case) -> None:
     """With zero fan-out, the next step of the old entries is the one they would have taken."""
     module, optimizer = trained(case)
@@ -298,7 +293,7 @@ def training_goes_on_after_an_extension(case: Case) -> None:
     done = change_basis(graph, bases)
     wide = same_modes(netir.to_torch(done.graph), module)
     plain, reference = copy.deepcopy((module, optimizer))
-    move_optimizer(optimizer, done.moves, named_pairs(module, wide))
+    move_optimizer(optimizer, done.moves, module, wide)
     step(plain, reference, case)
     step(wide, optimizer, case)
     found = dict(wide.named_parameters())
@@ -331,7 +326,7 @@ def moments_follow_a_selection(case: Case) -> None:
     thin = netir.to_torch(done.graph)
     before = {n: (p.detach().clone(), copy.copy(optimizer.state[p]))
               for n, p in module.named_parameters()}  # fmt: skip
-    move_optimizer(optimizer, done.moves, named_pairs(module, thin))
+    move_optimizer(optimizer, done.moves, module, thin)
     for name, parameter in thin.named_parameters():
         old, state = before[name]
         assert state.keys() == optimizer.state[parameter].keys()

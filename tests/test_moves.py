@@ -224,6 +224,14 @@ def change(model: nn.Module, **bases: Any) -> tuple[Any, Moves, list[Any]]:
     return after, done.moves, [(p, n, new[n]) for n, p in model.named_parameters()]
 
 
+def follow(
+    optimizer: torch.optim.Optimizer, moves: Moves, named: list[tuple[Tensor, str, Tensor]]
+) -> None:
+    """Move an optimizer along old parameters, their names and what became of them."""
+    old = {name: before for before, name, _ in named}
+    move_optimizer(optimizer, moves, old, {name: after for _, name, after in named})
+
+
 def held(optimizer: torch.optim.Optimizer) -> Any:
     """Everything in an optimizer, copied."""
     return copy.deepcopy((
@@ -251,7 +259,7 @@ def test_training_goes_on_as_if_nothing_had_been_added(name: str) -> None:
     plain, reference = copy.deepcopy((model, optimizer))
     wide, moves, named = change(model, one=extend(WIDTH, 2), two=extend(5, 3))
     steps = [s.get("step") for s in optimizer.state.values()]
-    move_optimizer(optimizer, moves, named)
+    follow(optimizer, moves, named)
     assert [s.get("step") for s in optimizer.state.values()] == steps
     train(wide, optimizer)
     train(plain, reference)
@@ -271,7 +279,7 @@ def test_training_goes_on_after_a_permutation(name: str) -> None:
     plain, reference = copy.deepcopy((model, optimizer))
     order = torch.randperm(WIDTH)
     after, moves, named = change(model, one=select(order))
-    move_optimizer(optimizer, moves, named)
+    follow(optimizer, moves, named)
     train(after, optimizer, 2)
     train(plain, reference, 2)
     assert torch.allclose(after.one.weight, plain.one.weight[order], rtol=1e-9)
@@ -284,7 +292,7 @@ def test_copies_share_out_first_moments_and_the_squares_of_the_shares() -> None:
     train(model, optimizer)
     before = {n: dict(optimizer.state[p]) for n, p in model.named_parameters()}
     after, moves, named = change(model, one=replicate([0, 1, 2, 3, 4, 5, 5, 5]))
-    move_optimizer(optimizer, moves, named)
+    follow(optimizer, moves, named)
     index, share = torch.tensor([0, 1, 2, 3, 4, 5, 5, 5]), torch.tensor([1.0] * 5 + [1 / 3] * 3)
     rows, columns = optimizer.state[after.one.weight], optimizer.state[after.two.weight]
     for key, power in (("exp_avg", 1), ("exp_avg_sq", 2)):
@@ -303,7 +311,7 @@ def test_groups_keep_their_settings_and_order() -> None:
     )  # fmt: skip
     train(model, optimizer)
     after, moves, named = change(model, one=select([0, 2]))
-    move_optimizer(optimizer, moves, named)
+    follow(optimizer, moves, named)
     first, second = optimizer.param_groups
     assert (first["lr"], first["weight_decay"], second["lr"]) == (0.5, 0.25, 0.1)
     assert list(map(id, first["params"])) == list(map(id, after.two.parameters()))
@@ -316,7 +324,7 @@ def test_an_optimizer_without_state_just_changes_its_parameters() -> None:
     model = Perceptron().double()
     optimizer = torch.optim.Adam(model.parameters())
     after, moves, named = change(model, one=select([1, 2]))
-    move_optimizer(optimizer, moves, named)
+    follow(optimizer, moves, named)
     assert not optimizer.state
     weight = after.one.weight.detach().clone()
     train(after, optimizer)
@@ -330,7 +338,7 @@ def test_a_scheduler_stays_attached() -> None:
     train(model, optimizer)
     scheduler.step()
     after, moves, named = change(model, one=extend(WIDTH, 1))
-    move_optimizer(optimizer, moves, named)
+    follow(optimizer, moves, named)
     train(after, optimizer)
     scheduler.step()
     assert scheduler.get_last_lr() == [2.5e-4]
@@ -342,7 +350,7 @@ def test_closures_and_saved_states_work_afterwards() -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     train(model, optimizer)
     after, moves, named = change(model, one=select([0, 1, 2]))
-    move_optimizer(optimizer, moves, named)
+    follow(optimizer, moves, named)
     start = loss(after).item()
 
     def closure() -> Tensor:
@@ -363,7 +371,7 @@ def test_a_parameter_of_no_group_changes_nothing() -> None:
     train(model, optimizer)
     before = [id(p) for p in model.three.parameters()]
     _, moves, named = change(model, one=select([0, 1]))
-    move_optimizer(optimizer, moves, [n for n in named if not n[1].startswith("three")])
+    follow(optimizer, moves, [n for n in named if not n[1].startswith("three")])
     assert [id(p) for p in optimizer.param_groups[0]["params"]] == before
     assert len(optimizer.state) == 2
 
@@ -413,7 +421,7 @@ def test_foreign_state_is_refused_and_nothing_changes(
     for order in (named, named[::-1]):  # the bias, whose state could move, comes first or last
         before = held(optimizer)
         with pytest.raises(NetirError, match=what) as caught:
-            move_optimizer(optimizer, moves, order)
+            follow(optimizer, moves, order)
         assert "SGD, Adam" in caught.value.fix
         assert caught.value.where in dict(model.named_parameters())
         assert same(held(optimizer), before)
@@ -427,7 +435,7 @@ def test_foreign_state_of_what_did_not_move_is_kept() -> None:
     del optimizer.state[model.one.weight], optimizer.state[model.one.bias]
     del optimizer.state[model.two.weight]
     after, moves, named = change(model, one=select([0, 2]))
-    move_optimizer(optimizer, moves, named)
+    follow(optimizer, moves, named)
     assert optimizer.state[after.three.weight]["factors"] is state
 
 
@@ -435,7 +443,7 @@ def test_lbfgs_has_one_state_for_everything() -> None:
     model = Perceptron().double()
     optimizer = torch.optim.LBFGS(model.parameters())
     after, moves, named = change(model, one=select([0, 2]))
-    move_optimizer(optimizer, moves, named)
+    follow(optimizer, moves, named)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -449,5 +457,5 @@ def test_lbfgs_has_one_state_for_everything() -> None:
     before = held(optimizer)
     _, moves, named = change(after, one=select([1]))
     with pytest.raises(NetirError, match="LBFGS keeps one state"):
-        move_optimizer(optimizer, moves, named)
+        follow(optimizer, moves, named)
     assert same(held(optimizer), before)

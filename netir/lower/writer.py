@@ -105,7 +105,8 @@ class Writer:
                 return self._operand(name).node
             case Record(fields=parts, make=make):
                 fields = {name: self._tree(part) for name, part in parts.items()}
-                return self._result.call_function(make, (), fields) if make else fields
+                plain = all(n.isidentifier() and not keyword.iskeyword(n) for n in fields)
+                return self._result.call_function(make, (), fields) if make and plain else fields
             case dict():
                 return {name: self._tree(part) for name, part in tree.items()}
             case tuple() | list():

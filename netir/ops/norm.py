@@ -22,7 +22,8 @@ class BatchNorm(Op):
     modal = True
     aten = ("batch_norm.default",)
     fills = {1: 1.0, 4: 1.0}
-    momentum: float = 0.1
+    momentum: float | None = 0.1
+    """The share of new statistics in train mode; None for the mean of all so far."""
     eps: float = 1e-5
 
     def layouts(self, site: Any) -> Any:
@@ -46,7 +47,8 @@ class BatchNorm(Op):
         training: bool = False,
     ) -> Tensor:
         training = True if mean is None else training
-        return F.batch_norm(x, mean, variance, weight, bias, training, self.momentum, self.eps)
+        momentum = 0.0 if self.momentum is None else self.momentum
+        return F.batch_norm(x, mean, variance, weight, bias, training, momentum, self.eps)
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
