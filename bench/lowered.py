@@ -84,7 +84,7 @@ def measure(name: str, repeat: int, budget: float) -> list[list[Any]]:
 def table(given: Options) -> Table:
     rows = []
     for name in given.wanted(list(SIZES), QUICK):
-        rows += measure(name, 3 if given.quick else 21, 1 if given.quick else 12)
+        rows += measure(name, 3 if given.quick else 21, 1 if given.quick else 4)
     columns = ("model", "mode", "pass", "turns", "original ms", "lowered ms", "median ratio",
                "ratio of minima", f"at most {LIMIT}", "to_torch ms")
     middle = median(row[6] for row in rows)

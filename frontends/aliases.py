@@ -19,8 +19,16 @@ from netir.ir import TensorType
 from netir.ops.base import Op
 from netir.ops.join import Split, Unbind
 from netir.ops.pointwise import Cast, Contiguous, Detach, Identity
-from netir.ops.shape import Permute, Reshape, Select, SelectScatter, Slice, SliceScatter
-from netir.ops.shape import Squeeze, Unsqueeze
+from netir.ops.shape import (
+    Permute,
+    Reshape,
+    Select,
+    SelectScatter,
+    Slice,
+    SliceScatter,
+    Squeeze,
+    Unsqueeze,
+)
 
 
 @dataclass(eq=False)

@@ -111,7 +111,7 @@ class Reader:
         if into is not None:
             self._write(node, target, call, into)
             return
-        op = call and self._declared(call, target)
+        op = None if call is None else self._declared(call, target)
         kinds = self._calls.results(node)
         if call is None or op is None:
             op, operands = self._calls.opaque(node, target, self.operand)
@@ -133,8 +133,9 @@ class Reader:
         op, operands = self._pure(node, target, call, kind)
         known = [self._types[o] for o in operands if o is not None]
         made = op.infer(*(None if o is None else self._types[o] for o in operands))
-        (result,) = self._add(node.name, op, operands, (made if made is not None else kind,))
-        results = known if made is None else [made]
+        single = made if isinstance(made, TensorType) else kind
+        (result,) = self._add(node.name, op, operands, (single,))
+        results = known if made is None else [single]
         if any(t.dtype != kind.dtype for t in results if t.dtype.is_floating_point):
             result = self._cast(result, kind)
         self._memory.write(into, result, node.name)
@@ -149,7 +150,7 @@ class Reader:
             return Full(kind.shape, call.options.get("value", 0), kind.dtype), []
         if call is not None and base == "copy_":
             return self._copied(call, kind)
-        op = call and self._declared(call, target, shape=kind.shape)
+        op = None if call is None else self._declared(call, target, shape=kind.shape)
         if call is None or op is None:
             return self._calls.opaque(node, target, self.operand)
         return op, call.operands

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ class _Argument:
     tensor: bool
 
 
-@lru_cache(maxsize=None)
+@cache
 def _arguments(target: torch._ops.OpOverload) -> tuple[_Argument, ...]:
     return tuple(
         _Argument(a.name, a.default_value, "Tensor" in str(a.type))
@@ -33,7 +33,7 @@ def _arguments(target: torch._ops.OpOverload) -> tuple[_Argument, ...]:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def short(target: torch._ops.OpOverload) -> str:
     """Operator and overload, as `add.Tensor`."""
     return f"{target._opname}.{target._overloadname}"

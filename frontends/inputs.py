@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import namedtuple
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
@@ -33,6 +34,7 @@ class Call:
     named: Mapping[str, Any]
     leaves: tuple[Any, ...]
     wanted: tuple[Axes, ...]
+    asked: Dynamic
 
     @classmethod
     def of(
@@ -55,12 +57,12 @@ class Call:
             for number in pytree.tree_leaves(part)
         }
         wanted = tuple(
-            (dynamic or {}).get(owners[number], BATCH)
+            {**BATCH, **(dynamic or {}).get(owners[number], {})}
             if isinstance(leaf, Tensor) and leaf.dim()
             else {}
             for number, leaf in enumerate(leaves)
         )
-        return cls(given, keywords, named, tuple(leaves), wanted)
+        return cls(given, keywords, named, tuple(leaves), wanted, dynamic or {})
 
     def doubled(self) -> Call | None:
         """The call with every batch of one made two, or None if there is no such batch."""
@@ -74,7 +76,7 @@ class Call:
         leaves = [torch.cat([x, x]) if single(x, axes) else x for x, axes in pairs]
         spec = pytree.tree_structure((self.args, self.kwargs))
         args, kwargs = pytree.tree_unflatten(leaves, spec)
-        return Call(args, kwargs, self.named, tuple(leaves), self.wanted)
+        return Call(args, kwargs, self.named, tuple(leaves), self.wanted, self.asked)
 
     def copied(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Copies of the arguments, with one example where the batch is open."""
@@ -158,16 +160,17 @@ def _shapes(value: Any, axes: Iterator[Axes]) -> Any:
         return {key: _shapes(part, axes) for key, part in value.items()}
     if type(value) in (tuple, list):
         return type(value)(_shapes(part, axes) for part in value)
-    node = pytree.SUPPORTED_NODES[
-        pytree.namedtuple if pytree.is_namedtuple_instance(value) else type(value)
-    ]
+    named: Any = namedtuple if pytree.is_namedtuple_instance(value) else type(value)
+    node = pytree.SUPPORTED_NODES[named]
     parts = [_shapes(part, axes) for part in node.flatten_fn(value)[0]]
     return type(value)(*parts) if pytree.is_namedtuple_instance(value) else parts
 
 
 def tree_of(value: Any) -> Tree:
     """A structure as netir keeps it."""
-    if isinstance(value, Ref) or value is None or type(value) in (int, float, str, bool):
+    if isinstance(value, Ref) or value is None:
+        return value
+    if isinstance(value, int | float | str) and type(value) in (int, float, str, bool):
         return value
     if type(value) is tuple:
         return tuple(map(tree_of, value))

@@ -12,7 +12,7 @@ import inspect
 import random
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -143,7 +143,8 @@ def _state_kept(model: nn.Module) -> Iterator[None]:
     buffers = [dict(m._buffers) for m in modules]
     numbers = random.getstate()
     for module in modules:
-        module._buffers.update({k: b if b is None else b.clone() for k, b in module._buffers.items()})
+        copies = {k: b if b is None else b.clone() for k, b in module._buffers.items()}
+        module._buffers.update(copies)
     try:
         yield
     finally:
@@ -239,10 +240,10 @@ def _asks(module: nn.Module) -> bool:
     if isinstance(module, nn.MultiheadAttention):
         return bool(module.dropout)
     hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-    if any("training" in _names(type(hook)) for hook in hooks):
+    if any("training" in _names(type(hook)) for hook in hooks):  # type: ignore[arg-type]
         return True
     return not type(module).__module__.startswith("torch.nn.modules.") and (
-        "training" in _names(type(module))
+        "training" in _names(type(module))  # type: ignore[arg-type]
     )
 
 
@@ -252,12 +253,12 @@ def _draws(cls: type) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _names(cls: type) -> frozenset[str]:
+def _names(cls: Hashable) -> frozenset[str]:
     return frozenset().union(*_names_by_method(cls))
 
 
 @lru_cache(maxsize=4096)
-def _names_by_method(cls: type) -> tuple[frozenset[str], ...]:
+def _names_by_method(cls: Hashable) -> tuple[frozenset[str], ...]:
     """The names that calling a module uses, for each of its methods that are not torch.nn's own."""
     found: dict[str, frozenset[str]] = {}
     waiting = ["forward", "__call__"]

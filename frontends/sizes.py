@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any
 
 import torch
+from torch.utils._sympy.symbol import SymT, symbol_is_type
 
-from netir.dims import Dim, maximum, minimum, symbol
+from netir.dims import Dim, maximum, minimum, product, symbol
 from netir.errors import NetirError
+
+
+def _power(base: Dim, exponent: Dim) -> Dim:
+    if not isinstance(exponent, int) or exponent < 0:
+        raise NetirError("a size has a power that is no number", fix="open fewer axes")
+    return product([base] * exponent)
+
+
+_FUNCTIONS: Mapping[str, Callable[..., Dim]] = {
+    "Add": lambda *args: reduce(lambda a, b: a + b, args),
+    "Mul": lambda *args: product(args),
+    "Pow": _power,
+    "FloorDiv": lambda a, b: a // b,
+    "CleanDiv": lambda a, b: a // b,
+    "Mod": lambda a, b: a % b,
+    "PythonMod": lambda a, b: a % b,
+    "Max": maximum,
+    "Min": minimum,
+}
 
 
 class SizeReader:
@@ -36,33 +58,17 @@ class SizeReader:
             return self._read(value.node.expr)
         return default
 
-    def _read(self, e: Any) -> Dim:
-        kind = type(e).__name__
-        if e.is_Integer:
-            return int(e)
-        if e.is_Symbol:
-            return symbol(self.names.setdefault(e.name, e.name))
-        args = [self._read(a) for a in e.args]
-        if kind == "Add":
-            return sum(args[1:], args[0])
-        if kind == "Mul":
-            total = args[0]
-            for a in args[1:]:
-                total = total * a
-            return total
-        if kind == "Pow" and isinstance(args[1], int) and args[1] >= 0:
-            total = 1
-            for _ in range(args[1]):
-                total = args[0] * total
-            return total
-        if kind in ("FloorDiv", "CleanDiv"):
-            return args[0] // args[1]
-        if kind in ("Mod", "PythonMod"):
-            return args[0] % args[1]
-        if kind == "Max":
-            return maximum(*args)
-        if kind == "Min":
-            return minimum(*args)
-        raise NetirError(
-            f"cannot read the size {e}", fix="trace with fewer symbolic dimensions"
-        )
+    def _read(self, expression: Any) -> Dim:
+        if expression.is_Integer:
+            return int(expression)
+        if expression.is_Symbol:
+            if symbol_is_type(expression, SymT.UNBACKED_INT):
+                raise NetirError(
+                    "the model has a size that depends on the values of its inputs",
+                    fix="write it without nonzero, masked_select, item or the like",
+                )
+            return symbol(self.names.setdefault(expression.name, expression.name))
+        function = _FUNCTIONS.get(type(expression).__name__)
+        if function is None:
+            raise NetirError(f"cannot read the size {expression}", fix="open fewer axes")
+        return function(*map(self._read, expression.args))

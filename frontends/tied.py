@@ -24,7 +24,9 @@ def tied_state(model: nn.Module) -> tuple[dict[str, Param], dict[str, str]]:
 
 
 def _tensors(model: nn.Module, persistent: set[str]) -> list[tuple[str, Tensor, str]]:
-    found = {n: (p, "param") for n, p in model.named_parameters(remove_duplicate=False)}
+    found: dict[str, tuple[Tensor, str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        found[name] = (parameter, "param")
     for name, buffer in model.named_buffers(remove_duplicate=False):
         found[name] = (buffer, "buffer" if name in persistent else "const")
     order = [n for n in model.state_dict(keep_vars=True) if n in found]

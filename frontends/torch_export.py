@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from netir.errors import NetirError, NetirWarning
 from netir.frontends.aten import Reader
-from netir.frontends.inputs import BATCH, Call, plain_signature, tree_of
+from netir.frontends.inputs import Call, plain_signature, tree_of
 from netir.frontends.sizes import SizeReader
 from netir.frontends.tied import tied_state
 from netir.ir import Graph, Node, Ref, TensorType, Tree
@@ -34,9 +34,8 @@ def read_model(
 
     Parameters are those of `state`, where that is another module than the one to run.
     """
-    with _eval_mode(model), plain_signature(model, call):
-        with _own_gradients() as functions:
-            program = _exported(model, call)
+    with _eval_mode(model), plain_signature(model, call), _own_gradients() as functions:
+        program = _exported(model, call)
     for function in functions:
         warnings.warn(
             f"{function} has a backward of its own; the graph has the derivative of its forward",
@@ -64,10 +63,10 @@ def _export(model: nn.Module, call: Call) -> ExportedProgram:
             return torch.export.export(
                 model, call.args, call.kwargs, dynamic_shapes=call.shapes(model), strict=False
             )
-        except Exception as error:  # noqa: BLE001
-            text = str(error).strip().splitlines()
+        except Exception as error:
+            reason = next(iter(str(error).strip().splitlines()), repr(error))
             raise NetirError(
-                f"torch.export cannot export {type(model).__name__}: {text[0] if text else error!r}",
+                f"torch.export cannot export {type(model).__name__}: {reason}",
                 fix="make torch.export.export(model.eval(), args) work first",
             ) from error
 
@@ -119,18 +118,19 @@ def _name_sizes(
     sizes: SizeReader, placeholders: Mapping[str, fx.Node], names: list[str | None], call: Call
 ) -> None:
     """Call the open axes as was wished; an axis that was asked for must be open."""
+    asked = {wish for axes in call.asked.values() for wish in axes.values()}
     for name, axes in zip(names, call.wanted, strict=True):
         if name is None:
             continue
         for axis, wish in axes.items():
             size = placeholders[name].meta["val"].shape[axis]
-            if isinstance(size, int) and axes is not BATCH:
+            sizes.name(size, wish)
+            if wish in asked and isinstance(sizes.read(size, None), int):
                 raise NetirError(
                     f"axis {axis} of '{name}', wanted open as '{wish}', is always {size}: "
                     "something in the model depends on this number",
                     fix=f"leave '{wish}' out of dynamic, or write the model for any size",
                 )
-            sizes.name(size, wish)
 
 
 def _bind_inputs(
@@ -166,7 +166,7 @@ def _bind_inputs(
 def _output(program: ExportedProgram, reader: Reader) -> Tree:
     """The structure of what the model returns."""
     given: list[Any] = []
-    for value in program.graph.output_node().args[0]:  # type: ignore[union-attr]
+    for value in program.graph.output_node().args[0]:
         if not isinstance(value, fx.Node):
             given.append(value)
         elif isinstance(value.meta.get("val"), Tensor):

@@ -33,7 +33,7 @@ def _symbolic(model: nn.Module) -> fx.GraphModule:
             f"{sys.getrecursionlimit()} calls",
             fix='use frontend="torch_export"',
         ) from error
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise NetirError(
             f"torch.fx cannot trace {type(model).__name__}: {error}",
             fix='use frontend="torch_export", which follows control flow',

@@ -42,8 +42,8 @@ def test_the_file_computes_the_same(name: str, tmp_path: Path) -> None:
     to_python(graph, path)
     text = path.read_text()
     assert "netir" not in text.partition("\n")[2]
-    imports = [n for n in ast.walk(ast.parse(text)) if isinstance(n, (ast.Import, ast.ImportFrom))]
-    roots = {(n.module or "") if isinstance(n, ast.ImportFrom) else n.names[0].name for n in imports}
+    imports = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Import | ast.ImportFrom)]
+    roots = {n.module or "" if isinstance(n, ast.ImportFrom) else n.names[0].name for n in imports}
     assert {r.partition(".")[0] for r in roots} <= {"torch", "typing", "pathlib", "safetensors"}
     assert name in LONG_PATHS or max(map(len, text.splitlines())) <= 100
     network = imported(path).load()
@@ -63,10 +63,11 @@ def test_the_file_computes_the_same(name: str, tmp_path: Path) -> None:
 def test_it_stands_alone(tmp_path: Path) -> None:
     _, graph = traced("constants")
     to_python(graph, tmp_path / "net.py")
-    program = "import net, sys, torch; net.load()(torch.ones(2, 3, 6, 6)); print('netir' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program], cwd=tmp_path, capture_output=True, text=True
+    program = (
+        "import net, sys, torch; net.load()(torch.ones(2, 3, 6, 6)); print('netir' in sys.modules)"
     )
+    call = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout == "False\n", done.stderr
 
 

@@ -85,7 +85,7 @@ def indexed(x: Tensor) -> Tensor:
     y = x * 1
     y[:, torch.tensor([0, 4])] = -1.0
     y[y > 1] = 0.0
-    y.index_put_((torch.tensor([0]),), y[1:2])
+    y.index_put_((torch.tensor([0]),), y[1:2].clone())
     return y
 
 
@@ -226,7 +226,7 @@ def test_writes_that_cannot_be_told_are_refused_or_right(function: Callable[...,
     try:
         graph = netir.trace(Calls(function), (x,))
     except netir.NetirError as error:
-        assert "in place" in error.what
+        assert "in place" in error.what  # noqa: PT017 - one of two good ends
         return
     assert torch.equal(netir.run(graph, x), function(x.clone()))
 
@@ -281,7 +281,7 @@ def test_unknown_inputs_are_named() -> None:
 
 
 def test_sizes_that_depend_on_data_are_refused() -> None:
-    with pytest.raises(netir.NetirError):
+    with pytest.raises(netir.NetirError, match="depends on the values"):
         netir.trace(Calls(lambda x: x.nonzero()), (torch.randn(2, 3),))
 
 
@@ -345,7 +345,7 @@ def test_dataclasses_and_nested_containers() -> None:
 def test_wrong_calls_are_errors() -> None:
     with pytest.raises(netir.NetirError, match="cannot be called"):
         netir.trace(nn.Linear(3, 4), ())
-    with pytest.raises(netir.NetirError, match="cannot trace a function"):
+    with pytest.raises(netir.NetirError, match="cannot trace a builtin"):
         netir.trace(torch.relu, (torch.randn(2),))  # type: ignore[arg-type]
     with pytest.raises(netir.NetirError, match="cannot export"):
         netir.trace(nn.Linear(3, 4), (torch.randn(2, 5),))

@@ -61,20 +61,24 @@ def _conv(op: Any, shapes: Shapes, rank: int) -> nn.Module | None:
     made, read, *kernel = shapes["weight"]
     stride, dilation = per_axis(op.stride, op.rank), per_axis(op.dilation, op.rank)
     padding = op.padding if isinstance(op.padding, str) else per_axis(op.padding, op.rank)
-    return _CONV[op.rank](
+    form: Any = _CONV[op.rank]
+    found: nn.Module = form(
         read * op.groups, made, tuple(kernel), stride, padding, dilation, op.groups,
         "bias" in shapes, device="meta",
     )  # fmt: skip
+    return found
 
 
 def _conv_transpose(op: Any, shapes: Shapes, rank: int) -> nn.Module | None:
     read, made, *kernel = shapes["weight"]
     attributes = (op.stride, op.padding, op.output_padding, op.dilation)
     stride, padding, extra, dilation = (per_axis(a, op.rank) for a in attributes)
-    return _TRANSPOSED[op.rank](
+    form: Any = _TRANSPOSED[op.rank]
+    found: nn.Module = form(
         read, made * op.groups, tuple(kernel), stride, padding, extra, op.groups,
         "bias" in shapes, dilation, device="meta",
     )  # fmt: skip
+    return found
 
 
 def _linear(op: Any, shapes: Shapes, rank: int) -> nn.Module | None:
@@ -127,7 +131,8 @@ def _group_norm(op: Any, shapes: Shapes, rank: int) -> nn.Module | None:
 
 
 def _prelu(op: Any, shapes: Shapes, rank: int) -> nn.Module | None:
-    return nn.PReLU(*shapes["weight"], device="meta")
+    (slopes,) = shapes["weight"]
+    return nn.PReLU(slopes, device="meta")
 
 
 FORMS: Mapping[str, Form] = MappingProxyType(

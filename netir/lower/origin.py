@@ -77,7 +77,9 @@ def reread(
 ) -> Graph | None:
     """The graph of a module that netir lowered; None if it was changed or the call is another."""
     origin = module.__dict__.get("netir_origin")
-    graph = origin.read(module) if isinstance(origin, Origin) else None
+    if not isinstance(module, fx.GraphModule) or not isinstance(origin, Origin):
+        return None
+    graph = origin.read(module)
     if graph is None:
         return None
     wished = {name for axes in (dynamic or {}).values() for name in axes.values()}

@@ -42,7 +42,8 @@ def to_python(graph: Graph, path: str | os.PathLike[str], *, overwrite: bool = F
     compile(text, str(target), "exec", dont_inherit=True)
     tensors = {n: p.data for n, p in graph.params.items() if p.kind != "const"}
     tensors |= {f"constants/{i}": tensor for i, tensor in enumerate(_large(module).values())}
-    own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    plain = torch.contiguous_format
+    own = {name: tensor.clone(memory_format=plain) for name, tensor in tensors.items()}
     _replace(weights, lambda place: save_file(own, place))
     _replace(target, lambda place: Path(place).write_text(text, encoding="utf-8"))
 
@@ -81,7 +82,7 @@ def source(graph: Graph, module: Lowered, weights: str) -> str:
     lines = [
         f"{_FIRST} The weights are in {quoted(weights)}, beside this file.",
         *_imports(bool(records.names)),
-        *(_GROUP if any("Group({" in line for line in members) else ()),
+        *(_GROUP.splitlines() if any("Group({" in line for line in members) else ()),
         *records.lines(),
         f"class {name}(nn.Module):",
         f'    """The network {name}; `load()` gives it with its weights."""',
@@ -112,8 +113,8 @@ def _imports(named: bool) -> list[str]:
     ]
 
 
-_GROUP = '''class Group(nn.Module):
-    """Modules, parameters and buffers under one name."""
+_GROUP = """class Group(nn.Module):
+    \"\"\"Modules, parameters and buffers under one name.\"\"\"
 
     def __init__(self, members: dict[str, Any]) -> None:
         super().__init__()
@@ -126,7 +127,7 @@ _GROUP = '''class Group(nn.Module):
                 self.register_buffer(name, member)
 
 
-'''.split("\n")[:-1]
+"""
 
 
 def _loader(name: str, weights: str, graph: Graph) -> Iterator[str]:

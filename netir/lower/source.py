@@ -206,7 +206,9 @@ def _setting(module: nn.Module, name: str) -> Any:
     return value
 
 
-_PIECE = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[\[({]|[\])}]|,\ |[^"'\[\](){},]+|,)""")
+_PIECE = re.compile(
+    r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[\[({]|[\])}]|,\ |[^"'\[\](){},]+|,)"""
+)
 
 
 def wrapped(line: str) -> str:

@@ -140,7 +140,7 @@ class Writer:
     def _run(self, node: Node, operands: list[Any]) -> Any:
         types = [None if o is None else self._graph.type_of(o) for o in node.operands]
         op = bound(node.op.left_open(*types), self._sizes)
-        if op.modal and getattr(op, "dropout_p", 1):
+        if op.modal and getattr(op, "dropout_p", True):
             return op.to_torch(*operands, training=self._attribute("training"))
         if op.placed:
             return op.to_torch(*operands, device=self._device())
@@ -168,7 +168,8 @@ class Writer:
         return self._values["device"]
 
     def _call(self, function: Any, *args: Any) -> fx.Proxy:
-        return self._tracer.create_proxy("call_function", function, args, {})
+        found: fx.Proxy = self._tracer.create_proxy("call_function", function, args, {})
+        return found
 
 
 _ARITHMETIC = frozenset({operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod,
@@ -278,7 +279,7 @@ def _live(graph: Graph) -> set[str]:
     """The nodes that something returned depends on."""
     wanted = set(graph.outputs)
     found: set[str] = set()
-    for node in reversed(graph.nodes.values()):
+    for node in reversed(tuple(graph.nodes.values())):
         if any(result in wanted for result in node.results):
             found.add(node.name)
             wanted.update(node.values)

@@ -312,7 +312,7 @@ class SliceScatter(Op):
     aten = ("slice_scatter.default",)
     dim: int = 0
     start: Dim = 0
-    end: Dim = 0
+    end: Dim | None = None
     step: int = 1
 
     def layouts(self, site: Any) -> Any:
@@ -336,7 +336,7 @@ class SliceScatter(Op):
             AtenCall(call.target, call.operands, call.types, call.options, (call.types[1],))
         )
         assert isinstance(piece, Slice)
-        return cls(piece.dim, piece.start, piece.end, piece.step)  # type: ignore[arg-type]
+        return cls(piece.dim, piece.start, piece.end, piece.step)
 
 
 @dataclass(frozen=True)

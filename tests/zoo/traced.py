@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 
 from netir import Graph, NetirWarning
 from netir.frontends import trace
@@ -31,7 +31,7 @@ def fresh(name: str) -> Sample:
     return SAMPLES[name]()
 
 
-@lru_cache(maxsize=None)
+@cache
 def traced(name: str) -> tuple[Sample, Graph]:
     """A sample and its graph."""
     sample = fresh(name)
