@@ -51,7 +51,7 @@ class Masks:
     @torch.no_grad()
     def applied(self, model: nn.Module) -> nn.Module:
         """A copy of the original with all of that zeroed; layer norms run over what is left."""
-        model = copy.deepcopy(model)
+        model = _untied(copy.deepcopy(model))
         parameters = dict(model.named_parameters(remove_duplicate=False))
         for (name, side), left in self.left.items():
             name = name.split(" ")[0]
@@ -73,17 +73,29 @@ class PartialNorm(nn.Module):
     def __init__(self, norm: nn.LayerNorm | nn.GroupNorm, left: Tensor) -> None:
         super().__init__()
         self.norm, self.left = norm, left
+        self.first = getattr(norm, "data_format", "") == "channels_first"  # ConvNeXt's own class
 
     def forward(self, x: Tensor) -> Tensor:
         norm, left = self.norm, self.left
-        dim = -1 if isinstance(norm, nn.LayerNorm) else 1
+        last = isinstance(norm, nn.LayerNorm) and not self.first
+        dim = -1 if last else 1
         weight, bias = (None if t is None else t[left] for t in (norm.weight, norm.bias))
         some = x.index_select(dim, left)
         if isinstance(norm, nn.LayerNorm):
-            some = F.layer_norm(some, (len(left),), weight, bias, norm.eps)
+            some = F.layer_norm(some.movedim(dim, -1), (len(left),), weight, bias, norm.eps)
+            some = some.movedim(-1, dim)
         else:
             some = F.group_norm(some, norm.num_groups, weight, bias, norm.eps)
         return torch.zeros_like(x).index_copy(dim, left, some)
+
+
+def _untied(model: nn.Module) -> nn.Module:
+    """Every module with tensors of its own: a tie that pruning broke is masked on each side."""
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(parameter.detach().clone())
+    return model
 
 
 def _restrictable(module: nn.Module, left: Tensor) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from netir.basis import Basis
-from netir.dims import Dim, Sym
+from netir.dims import Dim, Sym, product
 from netir.errors import NetirError
 from netir.layouts import Atom, Concat, Layout, Term, atoms, resolve, size_of
 from netir.moves import AxisMove, Chain, Gather, Matrix, Parts, Within
@@ -28,6 +28,8 @@ class LayoutMoves:
     def __init__(self, bases: Mapping[Atom, Basis]) -> None:
         self.bases = bases
         self._moves: dict[tuple[Any, ...], AxisMove | None] = {}
+        self._sizes: dict[Layout, Dim] = {}
+        self._touched: dict[Layout, bool] = {(): False}
 
     def of(self, layout: Layout, summed: frozenset[Atom] = NOTHING) -> AxisMove | None:
         """The move of an axis of this layout, of which the atoms in `summed` are summed over."""
@@ -52,10 +54,11 @@ class LayoutMoves:
 
     def size(self, layout: Layout) -> Dim:
         """The size of an axis after the change."""
-        total: Dim = 1
-        for term in resolve(layout):
-            total = total * self._term_size(term)
-        return total
+        found = self._sizes.get(layout)
+        if found is None:
+            found = product(self._term_size(term) for term in resolve(layout))
+            self._sizes[layout] = found
+        return found
 
     def _term_size(self, term: Term) -> Dim:
         if isinstance(term, Concat):
@@ -65,7 +68,10 @@ class LayoutMoves:
 
     def touches(self, layout: Layout) -> bool:
         """Whether any part of a layout takes a new basis."""
-        return any(atom in self.bases for atom in atoms(layout))
+        found = self._touched.get(layout)
+        if found is None:
+            found = self._touched[layout] = any(atom in self.bases for atom in atoms(layout))
+        return found
 
 
 def _atom_move(basis: Basis, contracted: bool) -> AxisMove:

@@ -125,9 +125,11 @@ class Analysis:
 
     def _most_telling(self, members: list[Member], atom: Atom) -> Member:
         """The member to name a space after: first of all the weight whose rows it is."""
-        best, most = members[0], -1
+        best, most = members[0], -3
         for member in members:
-            telling = -1 if self.sums(member, atom) else self._telling(member)
+            lasting = self.graph.params[member.param].kind != "const"  # netir adds constants
+            summed = self.sums(member, atom)
+            telling = -2 if not lasting else -1 if summed else self._telling(member)
             if telling > most:
                 best, most = member, telling
             if most == 3:

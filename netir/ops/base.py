@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from netir.dims import Dim, product, same
-from netir.errors import expect
+from netir.errors import NetirError, expect
 from netir.ir import TensorType
 from netir.layouts import size_of
 
@@ -153,11 +153,8 @@ def broadcast(*shapes: tuple[Dim, ...]) -> tuple[Dim, ...]:
         for axis, size in enumerate(shape, rank - len(shape)):
             if found[axis] == 1:
                 found[axis] = size
-            else:
-                expect(
-                    size == 1 or same(size, found[axis]),
-                    f"shapes {_text(shapes)} do not broadcast",
-                )
+            elif size != 1 and not same(size, found[axis]):
+                raise NetirError(f"shapes {_text(shapes)} do not broadcast")
     return tuple(found)
 
 

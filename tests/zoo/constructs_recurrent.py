@@ -179,5 +179,5 @@ RECURRENT = catalogue(
     gru_cell_loop=recipe(GruCellLoop, STEPS),
     own_lstm=recipe(OwnLstm, STEPS),
     gated_linear_scan=recipe(GatedLinearScan, STEPS),
-    lstm_classifier=recipe(LstmClassifier, whole(2, 7, below=17), dynamic={"tokens": {1: "n"}}),
+    lstm_classifier=recipe(LstmClassifier, whole(2, 7, below=17)),
 )
