@@ -6,8 +6,10 @@ what users and passes see of the result. Nothing here changes a graph.
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import NamedTuple
 
@@ -105,15 +107,23 @@ class Analysis:
     @cached_property
     def spaces(self) -> tuple[Space, ...]:
         """Every space that has a parameter axis, in the order of the parameters."""
+        with _uncollected():
+            return tuple(self._named(self._members()))
+
+    def _members(self) -> dict[Atom, list[Member]]:
+        """The parameter axes of every atom, but for those that are extents."""
         members: dict[Atom, list[Member]] = {}
         for name in self.graph.params:
-            for axis, layout in enumerate(self.shapes.get(f"@{name}", ())):
+            for axis, layout in enumerate(self.shapes.get("@" + name, ())):
                 found = resolve(layout)
-                whole = len(found) == 1 and found[0].__class__ is Atom
-                for atom in found if whole else dict.fromkeys(atoms(found)):
-                    if atom.reason is not EXTENT:  # type: ignore[union-attr]
-                        members.setdefault(atom, []).append(Member(name, axis, whole))  # type: ignore[arg-type]
-        return tuple(self._named(members))
+                if len(found) == 1 and isinstance(only := found[0], Atom):
+                    if only.reason is not EXTENT:
+                        members.setdefault(only, []).append(Member(name, axis, True))
+                    continue
+                for atom in dict.fromkeys(atoms(found)):
+                    if atom.reason is not EXTENT:
+                        members.setdefault(atom, []).append(Member(name, axis, False))
+        return members
 
     def _named(self, members: Mapping[Atom, list[Member]]) -> Iterator[Space]:
         taken: dict[str, int] = {}
@@ -201,6 +211,23 @@ class Analysis:
 
 def analyse(graph: Graph) -> Analysis:
     """Find the layout of every axis of the graph."""
+    with _uncollected():
+        return _walked(graph)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Put garbage collection off: the walk makes many objects, and all of them live on."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
+
+
+def _walked(graph: Graph) -> Analysis:
     analysis = Analysis(graph)
     for name, kind in graph.inputs.items():
         reason = f"graph input '{name}'"
