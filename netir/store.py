@@ -6,12 +6,9 @@ once, by its parameter's name. A file is data: reading one runs nothing in it.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import secrets
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import safetensors.torch
@@ -20,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from netir.errors import NetirError
+from netir.files import reason, replacing
 from netir.ir import DTYPE_NAMES, Graph
 from netir.text import parse_graph, print_graph
 
@@ -37,7 +35,7 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
     tensors = dict(_storable(graph))
     text = print_graph(graph)
     metadata = {"netir": FORMAT, "graph": text, "sha256": _checksum(text, tensors)}
-    with _replacing(target) as draft:
+    with replacing(target) as draft:
         safetensors.torch.save_file(tensors, draft, metadata)
 
 
@@ -117,44 +115,6 @@ def _read(source: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     except FileNotFoundError:
         raise NetirError("there is no such file", str(source), "check the path") from None
     except OSError as error:
-        raise NetirError(f"cannot read the file: {_reason(error)}", str(source)) from None
+        raise NetirError(f"cannot read the file: {reason(error)}", str(source)) from None
     except (SafetensorError, UnicodeDecodeError, ValueError, KeyError, RuntimeError) as error:
         raise NetirError(f"this is no whole .netir file ({error})", str(source), _AGAIN) from None
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """A draft beside the target that takes its place when the block succeeds."""
-    target = target.resolve()
-    draft = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
-    try:
-        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        mode = (target if target.exists() else draft).stat().st_mode
-        yield draft
-        os.chmod(draft, mode & 0o777)
-        _to_disk(draft)
-        os.replace(draft, target)
-        _to_disk(target.parent)
-    except (OSError, SafetensorError) as error:
-        raise NetirError(
-            f"cannot write the file: {_reason(error)}",
-            str(target),
-            "the file that was there before, if any, is unchanged",
-        ) from error
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "the disk is full"
-    return getattr(error, "strerror", None) or str(error)

@@ -189,8 +189,8 @@ def _compared(
         f"the rewrite does not keep its contract '{contract.value}': the outputs differ by "
         f"{error:.2g}, where {bound:.2g} is allowed",
         where=first,
-        fix="this is a fault in a pass or in an op's axis rule, unless the graph was changed by "
-        "hand: please report it with the printed graph",
+        fix="between a graph and its rewrite this is a fault in a pass or an axis rule: please "
+        "report it with the printed graph; between others it says that they differ",
     )
 
 

@@ -232,3 +232,8 @@ def test_as_a_program() -> None:
     failed = subprocess.run([script, "show", "x"], capture_output=True, text=True, env=env)
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: 'x' is no model\n  fix name a .netir file")
+
+
+def test_a_factory_that_needs_arguments() -> None:
+    message = refused("trace", "json:loads", "-o", "x.netir")
+    assert "'loads' cannot be called without arguments" in message

@@ -24,7 +24,7 @@ FOLDERS = {name: ROOT / folder for name, folder in SETUPTOOLS["package-dir"].ite
 FLOORS = """
 netir.kernels | netir.builtin
 netir.errors
-netir.dims | netir.axes
+netir.dims | netir.axes | netir.files
 netir.layouts
 netir.ir netir.ops
 netir.text | netir.cost | netir.site | netir.evaluate

@@ -145,3 +145,9 @@ def test_long_lines_are_broken_and_mean_the_same(line: str) -> None:
     broken = wrapped(line)
     assert max(map(len, broken.splitlines())) <= 100
     assert ast.dump(ast.parse(broken.lstrip())) == ast.dump(ast.parse(line.lstrip()))
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    _, graph = traced("chain")
+    with pytest.raises(netir.NetirError, match="cannot write the file"):
+        to_python(graph, tmp_path / "none" / "net.py")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,13 @@ def _made(model: str) -> Any:
         raise NetirError(
             f"module '{module_name}' has no function '{attribute}'", fix=nearest(attribute, known)
         )
+    try:
+        signature(factory).bind()
+    except (TypeError, ValueError):
+        raise NetirError(
+            f"'{attribute}' cannot be called without arguments", where=model,
+            fix="name a function that takes none and returns a module and its inputs",
+        ) from None  # fmt: skip
     return factory()
 
 

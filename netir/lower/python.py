@@ -6,8 +6,7 @@ The file is written from the lowered module (torch.py), so that it computes the 
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from netir.errors import NetirError
+from netir.files import replacing
 from netir.ir import Graph
 from netir.lower.forward import Forward, Records, is_list, reach
 from netir.lower.source import constructor, identifier, literal, quoted, wrapped
@@ -44,8 +44,10 @@ def to_python(graph: Graph, path: str | os.PathLike[str], *, overwrite: bool = F
     tensors |= {f"constants/{i}": tensor for i, tensor in enumerate(_large(module).values())}
     plain = torch.contiguous_format
     own = {name: tensor.clone(memory_format=plain) for name, tensor in tensors.items()}
-    _replace(weights, lambda place: save_file(own, place))
-    _replace(target, lambda place: Path(place).write_text(text, encoding="utf-8"))
+    with replacing(weights) as draft:
+        save_file(own, draft)
+    with replacing(target) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def _expect_ours(target: Path, weights: Path) -> None:
@@ -59,18 +61,6 @@ def _expect_ours(target: Path, weights: Path) -> None:
                 f"'{file_}' exists, and netir did not write it",
                 fix="choose another name, or pass overwrite=True",
             )
-
-
-def _replace(target: Path, write: Callable[[str], object]) -> None:
-    """Write a file whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    try:
-        write(name)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def source(graph: Graph, module: Lowered, weights: str) -> str:
