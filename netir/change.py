@@ -81,6 +81,11 @@ class _Change:
 
     def done(self, new: Mapping[str, Tensor]) -> Rewritten:
         params, moves = self._params(new)
+        strange = sorted(set(new) - set(moves))
+        if strange:
+            raise NetirError(
+                f"'{strange[0]}' gets no new entries", fix=nearest(strange[0], moves)
+            )
         nodes, added = self._nodes(params)
         graph = self.graph.replace(params=params, nodes=nodes)
         values = self._value_moves()
@@ -220,7 +225,9 @@ class _Change:
         kind = TensorType(self.graph.type_of(old).dtype, shape)
         summed = frozenset(atoms(layout))
         share = _share_vector(self.moves.of(whole[axis], summed), shape[axis])
-        name = _fresh(f"{node.name}.share", nodes, self.graph.nodes)
+        graph = self.graph
+        taken = (nodes, params, graph.nodes, graph.inputs, graph.aliases)
+        name = _fresh(f"{node.name}.share", *taken)
         current = operands[slot]
         if len(set(share.tolist())) == 1:
             nodes[name] = Node(name, Mul(other=float(share[0])), (current,), (kind,), node.scope)

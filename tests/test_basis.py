@@ -246,6 +246,29 @@ def test_new_entries_of_a_wrong_shape_are_refused() -> None:
         change_basis(graph, {"first": extend(6, 1)}, new={"first.weight": torch.randn(1, 4)})
 
 
+def test_new_entries_for_what_does_not_grow_are_refused() -> None:
+    graph = graph_of(Perceptron())
+    with pytest.raises(NetirError, match=r"'frist\.weight' gets no new entries") as caught:
+        change_basis(graph, {"first": extend(6, 1)}, new={"frist.weight": torch.randn(7, 4)})
+    assert caught.value.fix == "did you mean 'first.weight'?"
+
+
+def test_a_scaling_takes_no_name_that_is_there() -> None:
+    class Named(Scores):
+        def __init__(self) -> None:
+            super().__init__()
+            self.matmul = nn.Module()
+            self.matmul.share = nn.Parameter(torch.randn(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + self.matmul.share
+
+    graph = graph_of(Named())
+    wide = change_basis(graph, {"query": replicate([0, 1, 2, 3, 4, 5, 5])}).graph
+    assert wide.params["matmul.share"] is graph.params["matmul.share"]
+    assert error_between(graph, wide) < 1e-14
+
+
 def test_verify_names_the_first_node_that_differs() -> None:
     graph = graph_of(Perceptron())
     done = change_basis(graph, {"first": replicate([0, 1, 2, 3, 4, 5, 0])})
