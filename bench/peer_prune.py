@@ -24,7 +24,7 @@ import torch.export
 import netir
 from bench import peer
 from bench.measure import Options, Task, interleaved, milliseconds, options, report, timed
-from bench.models import CLASSIC, DEEP, sample
+from bench.models import DEEP, PUBLISHED, sample
 from bench.peer_tables import Row, tables
 from netir import Graph, NetirError
 from netir.passes import Prune
@@ -40,10 +40,10 @@ CONSTRUCTS = ("channel_shuffle", "native_shuffle", "permute_flatten", "channel_f
               "glu", "simple_gate", "called_twice", "shared_parameter", "residual_input",
               "transposed", "group_norm", "lstm")  # fmt: skip
 CHAINS = ("residual_chain_100", "residual_chain_200", "residual_chain_400", "residual_chain_800")
-MODELS = (*CONSTRUCTS, *FAMILIES, *DEEP, *CLASSIC, *CHAINS)
+MODELS = (*CONSTRUCTS, *FAMILIES, *DEEP, *PUBLISHED, *CHAINS)
 QUICK = ("resnet18", "channel_shuffle")
 FORK = multiprocessing.get_context("fork")
-LIMIT = 30
+LIMIT = 60
 """Seconds of processor time for the peer's verdict on one model, and twice that for its times."""
 PATIENCE = 900.0
 
@@ -158,7 +158,7 @@ def run(given: Options) -> list[Row]:
 
 def main() -> None:
     given = options(__doc__ or "")
-    found = tables(run(given), CONSTRUCTS)
+    found = tables(run(given), PUBLISHED, CONSTRUCTS)
     report("peer_prune", "Pruning, side by side with Torch-Pruning", found, given)
 
 

@@ -89,10 +89,13 @@ def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.0%}"
 
 
-def tables(rows: list[Row], constructs: Sequence[str]) -> list[Table]:
-    """Models and constructs apart: a construct is a few layers, there to be got right."""
-    models = [row for row in rows if row.name not in constructs]
-    small = [row for row in rows if row.name in constructs]
-    parts = {"Models": models, "Constructs": small}
-    timed = [times(title, part) for title, part in parts.items() if part]
-    return [*timed, *(results(title, part) for title, part in parts.items() if part)]
+def tables(rows: list[Row], published: Sequence[str], constructs: Sequence[str]) -> list[Table]:
+    """Published sizes, small models and constructs apart: the last are a few layers each."""
+    parts = {
+        "Published sizes": [row for row in rows if row.name in published],
+        "Small": [row for row in rows if row.name not in (*published, *constructs)],
+        "Constructs": [row for row in rows if row.name in constructs],
+    }
+    found = {title: part for title, part in parts.items() if part}
+    timed = [times(title, part) for title, part in found.items()]
+    return [*timed, *(results(title, part) for title, part in found.items())]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from types import MappingProxyType
 
 import torch
@@ -42,22 +43,23 @@ class Basis:
         assert found is not None
         return found.shape[0]
 
-    @property
+    @cached_property
     def replicates(self) -> bool:
         """Whether some old index is there more than once."""
-        return self.index is not None and bool((self._counts() > 1).any())
+        return self.index is not None and bool((self._counts > 1).any())
 
-    @property
+    @cached_property
     def extends(self) -> bool:
         """Whether some index comes from nowhere."""
         return self.index is not None and bool((self.index < 0).any())
 
-    @property
+    @cached_property
     def copies(self) -> int | None:
         """How often every old index is there; None if that differs from index to index."""
-        counts = set(self._counts().tolist()) if self.index is not None else set()
+        counts = set(self._counts.tolist()) if self.index is not None else set()
         return int(counts.pop()) if len(counts) == 1 else None
 
+    @cached_property
     def _counts(self) -> Tensor:
         assert self.index is not None
         return torch.bincount(self.index[self.index >= 0])

@@ -64,6 +64,8 @@ class Sym:
         return _dim(total)
 
     def __mul__(self, other: Dim) -> Dim:
+        if isinstance(other, int):
+            return Sym(tuple((names, c * other) for names, c in self.terms)) if other else 0
         total: dict[Product, int] = {}
         for a, x in self.terms:
             for b, y in _terms(other):

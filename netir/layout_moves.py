@@ -33,6 +33,8 @@ class LayoutMoves:
 
     def of(self, layout: Layout, summed: frozenset[Atom] = NOTHING) -> AxisMove | None:
         """The move of an axis of this layout, of which the atoms in `summed` are summed over."""
+        if not self.touches(layout):
+            return None
         found = resolve(layout)
         key = (summed, *map(id, found))
         if key not in self._moves:

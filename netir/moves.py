@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ class Gather:
     def size(self) -> int:
         return len(self.index)
 
-    @property
+    @cached_property
     def new(self) -> Tensor | None:
         """Which entries come from nowhere; None if none does."""
         found = self.index < 0

@@ -94,13 +94,11 @@ class WidthPass(Pass):
         yield from (space for space, _ in self._plan(graph)[0])
 
     def apply(self, graph: Graph) -> Result:
-        planned, skipped = self._plan(graph)
+        planned, skipped, contract = self._plan(graph)
         if not planned:
             self._nothing(skipped)
             return Result(graph, Moves(), self._report((graph, graph), Contract.EXACT, [], skipped))
         done = change_basis(graph, dict(planned))
-        together = {space.atom: basis for space, basis in planned}
-        contract = max((kept(s, b, together)[0] for s, b in planned), key=_STRENGTH.__getitem__)
         step = Step(str(self), contract.value, done.moves)
         rewritten = done.graph.replace(history=(*graph.history, step))
         check(rewritten)
@@ -118,7 +116,7 @@ class WidthPass(Pass):
         """The new basis of a space, or why it is left as it is."""
         raise NotImplementedError
 
-    def _plan(self, graph: Graph) -> tuple[_Planned, _Skipped]:
+    def _plan(self, graph: Graph) -> tuple[_Planned, _Skipped, Contract]:
         planned, skipped = [], []
         for space in chosen(graph, self.where):
             if space.frozen:
@@ -134,14 +132,17 @@ class WidthPass(Pass):
             planned.append((space, found))
         return self._honest(planned, skipped)
 
-    def _honest(self, planned: _Planned, skipped: _Skipped) -> tuple[_Planned, _Skipped]:
+    def _honest(self, planned: _Planned, skipped: _Skipped) -> tuple[_Planned, _Skipped, Contract]:
         """Without the changes that would keep less than the pass promises; one may need another."""
         while True:
             together = {space.atom: basis for space, basis in planned}
             found = [(space, basis, *kept(space, basis, together)) for space, basis in planned]
             lost = [_STRENGTH[c] > _STRENGTH[self.preserves] for _, _, c, _ in found]
             if not any(lost):
-                return planned, skipped
+                least = max(
+                    (c for _, _, c, _ in found), key=_STRENGTH.__getitem__, default=Contract.EXACT
+                )
+                return planned, skipped, least
             pairs = list(zip(found, lost, strict=True))
             skipped = [*skipped, *((space.name, why) for (space, _, _, why), bad in pairs if bad)]
             planned = [(space, basis) for (space, basis, _, _), bad in pairs if not bad]
