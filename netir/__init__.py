@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from netir import passes
     from netir.basis import Basis, Contract, extend, linear, replicate, select
+    from netir.calibration import Calibration
     from netir.change import change_basis
     from netir.cost import cost
     from netir.errors import NetirError, NetirWarning
@@ -27,6 +28,7 @@ __version__ = version("netir")
 
 _HOMES = {
     "netir.basis": ("Basis", "Contract", "extend", "linear", "replicate", "select"),
+    "netir.calibration": ("Calibration",),
     "netir.change": ("change_basis",),
     "netir.cost": ("cost",),
     "netir.errors": ("NetirError", "NetirWarning"),
@@ -63,6 +65,7 @@ sys.modules[__name__].__class__ = _Package
 
 __all__ = [
     "Basis",
+    "Calibration",
     "Contract",
     "Graph",
     "Moves",

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from netir.errors import NetirError, nearest
 from netir.ir import Graph, Node, Param, Record, Ref, TensorType, Tree, leaves
+from netir.moves import Move, Moves
 from netir.ops.base import Op
 
 
@@ -29,6 +30,8 @@ class Edit:
         self._params = dict(graph.params)
         self._inputs = graph.inputs
         self._output = graph.output
+        self._moved: dict[str, Move] = {}
+        self._bounds: dict[str, float] = {}
         self._users: dict[str, set[str]] = {}
         for node in graph.nodes.values():
             for operand in node.operands:
@@ -54,6 +57,23 @@ class Edit:
         if self._result is None:
             raise NetirError("the edit is not finished", fix="read edit.graph after the block")
         return self._result
+
+    @property
+    def moves(self) -> Moves:
+        """Where the tensors of the graph before went."""
+        before = self.before.params
+        moved = {n: m for n, m in self._moved.items() if n in self._params and n in before}
+        added = tuple(n for n in self._params if n not in before)
+        removed = tuple(n for n in before if n not in self._params)
+        return Moves(moved, {}, added, removed, {}, dict(self._bounds))
+
+    def fresh(self, wanted: str) -> str:
+        """A name like `wanted` that no value, parameter or alias has."""
+        taken = (self._nodes, self._inputs, self._params, self.before.aliases)
+        name, number = wanted, 2
+        while any(name in names for names in taken):
+            name, number = f"{wanted}_{number}", number + 1
+        return name
 
     def insert(
         self,
@@ -143,11 +163,21 @@ class Edit:
         self._nodes[name] = replace(node, operands=given)
         self.log.append(f"reconnect {name}")
 
-    def set_param(self, name: str, data: Tensor) -> None:
-        """Give a parameter another tensor, which may have another shape."""
+    def bound(self, name: str, value: float) -> None:
+        """Tell that the result of a node may now be off by so many norms of what it reads."""
+        self._node(name)
+        self._bounds[name] = value
+
+    def set_param(self, name: str, data: Tensor, move: Move | None = None) -> None:
+        """Give a parameter another tensor, which may have another shape.
+
+        `move` tells where its entries come from, for what follows the parameter in training.
+        """
         if name not in self._params:
             raise NetirError(f"there is no parameter '{name}'", fix=nearest(name, self._params))
         self._params[name] = replace(self._params[name], data=data)
+        if move is not None:
+            self._moved[name] = move
         self.log.append(f"set @{name} to {tuple(data.shape)}")
 
     def add_param(self, name: str, param: Param) -> str:

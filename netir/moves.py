@@ -174,21 +174,33 @@ class Moves:
     """The moves of a rewrite: by parameter, and by value for those whose shape changed.
 
     Parameters that are not named stayed as they were; `added` and `removed` came and went.
+    `folded` tells by node what was added along the channels of its result in place of what was
+    removed from what it reads; `bounds` by node how far a result may be off, as a multiple of the
+    norm of what the node reads.
     """
 
     params: Mapping[str, Move] = field(default_factory=dict)
     values: Mapping[str, Move] = field(default_factory=dict)
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    folded: Mapping[str, Tensor] = field(default_factory=dict)
+    bounds: Mapping[str, float] = field(default_factory=dict)
 
     def then(self, after: Moves) -> Moves:
-        """These moves and then others, as one."""
+        """These moves and then others, as one; bounds of several steps do not add up to one."""
         gone = set(after.removed)
+        if after.folded and (self.params or self.values):
+            raise NetirError(
+                "constants were folded into a network that had been rewritten before",
+                fix="verify each step by itself",
+            )
         return Moves(
             _chained(self.params, after.params, gone),
             _chained(self.values, after.values, set()),
             tuple(n for n in self.added if n not in gone) + after.added,
             self.removed + tuple(n for n in after.removed if n not in self.added),
+            {**self.folded, **after.folded},
+            {**self.bounds, **after.bounds},
         )
 
 

@@ -1,29 +1,32 @@
 """Passes: rewrites with options, a name and a contract.
 
-`Pass` is what every pass is; `WidthPass` is a pass that chooses a new basis for each space that
-it matches. `apply` is written once, here: match, rewrite, check, and hand back the new graph, the
-moves and a report. The graph that came in is untouched.
+`Pass` is what every pass is; `EditPass` is a pass that rewrites places in the graph, one after the
+other, in one edit. (A pass that gives spaces a new width is a `WidthPass`, width.py.) `apply` finds
+the sites, rewrites, checks, and hands back the new graph, the moves and a report. The graph that
+came in is untouched.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-from netir.basis import Basis, Contract, kept
-from netir.change import change_basis
-from netir.errors import NetirError, NetirWarning, nearest
+from netir.basis import Contract
+from netir.calibration import Calibration
+from netir.edit import Edit
+from netir.errors import NetirError, NetirWarning
 from netir.ir import Graph, Step
 from netir.moves import Moves
-from netir.spaces import Space
-from netir.verify import check
 
-_Planned = list[tuple[Space, Basis]]
-_Skipped = list[tuple[str, str]]
-_STRENGTH = {c: i for i, c in enumerate(Contract)}
+STRENGTH = {c: i for i, c in enumerate(Contract)}
+"""Contracts from the strongest to the weakest."""
+
+
+def weakest(contracts: Iterable[Contract]) -> Contract:
+    """The contract that holds if all of these do."""
+    return max(contracts, key=STRENGTH.__getitem__, default=Contract.EXACT)
 
 
 @dataclass(frozen=True)
@@ -54,19 +57,27 @@ class Result:
 
 @dataclass(frozen=True)
 class Pass:
-    """A rewrite with parameters, a name and a contract; its fields are its options."""
+    """A rewrite with parameters, a name and a contract; its fields are its options.
+
+    `where` is a glob over names of spaces or nodes, of modules and of parameters; several are
+    separated by blanks. A pass that changes nothing warns; with `require_change` it raises.
+    """
 
     name: ClassVar[str]
     preserves: ClassVar[Contract]
+    """The weakest contract that a rewrite by it keeps."""
 
-    def __call__(self, graph: Graph) -> Graph:
-        return self.apply(graph).graph
+    where: str = "*"
+    require_change: bool = False
 
-    def apply(self, graph: Graph) -> Result:
-        """Rewrite every site that the pass matches."""
+    def __call__(self, graph: Graph, calibration: Calibration | None = None) -> Graph:
+        return self.apply(graph, calibration).graph
+
+    def apply(self, graph: Graph, calibration: Calibration | None = None) -> Result:
+        """Rewrite every site that the pass matches; `calibration` is for those that need data."""
         raise NotImplementedError
 
-    def match(self, graph: Graph) -> Iterator[Any]:
+    def match(self, graph: Graph, calibration: Calibration | None = None) -> Iterator[Any]:
         """The sites that the pass would change; changes nothing."""
         raise NotImplementedError
 
@@ -78,117 +89,101 @@ class Pass:
         ]
         return f"{self.name}({', '.join(given)})"
 
+    def finished(
+        self,
+        before: Graph,
+        after: Graph,
+        moves: Moves,
+        contract: Contract,
+        changed: Iterable[str],
+        skipped: Iterable[tuple[str, str]],
+    ) -> Result:
+        """The result of a rewrite, which becomes part of the graph's history."""
+        step = Step(str(self), contract.value, moves)
+        graph = after.replace(history=(*before.history, step))
+        counts = parameters(before), parameters(graph)
+        report = Report(str(self), contract, tuple(changed), tuple(skipped), counts)
+        return Result(graph, moves, report)
 
-@dataclass(frozen=True)
-class WidthPass(Pass):
-    """A pass that gives spaces a new width.
-
-    `where` is a glob over the names of spaces, of the nodes' modules and of the parameters that
-    make a space; several are separated by blanks. `"*"` is every free space.
-    """
-
-    where: str = "*"
-    require_change: bool = False
-
-    def match(self, graph: Graph) -> Iterator[Space]:
-        yield from (space for space, _ in self._plan(graph)[0])
-
-    def apply(self, graph: Graph) -> Result:
-        planned, skipped, contract = self._plan(graph)
-        if not planned:
-            self._nothing(skipped)
-            return Result(graph, Moves(), self._report((graph, graph), Contract.EXACT, [], skipped))
-        done = change_basis(graph, dict(planned))
-        step = Step(str(self), contract.value, done.moves)
-        rewritten = done.graph.replace(history=(*graph.history, step))
-        check(rewritten)
-        report = self._report((graph, rewritten), contract, planned, skipped)
-        return Result(rewritten, done.moves, report)
-
-    def _report(
-        self, graphs: tuple[Graph, Graph], contract: Contract, planned: _Planned, skipped: _Skipped
-    ) -> Report:
-        names = tuple(space.name for space, _ in planned)
-        before, after = map(_count, graphs)
-        return Report(str(self), contract, names, tuple(skipped), (before, after))
-
-    def basis(self, graph: Graph, space: Space) -> Basis | str:
-        """The new basis of a space, or why it is left as it is."""
-        raise NotImplementedError
-
-    def _plan(self, graph: Graph) -> tuple[_Planned, _Skipped, Contract]:
-        planned, skipped = [], []
-        for space in chosen(graph, self.where):
-            if space.frozen:
-                skipped.append((space.name, f"frozen: {space.reason}"))
-                continue
-            if not space.producers:
-                skipped.append((space.name, "no parameter makes it"))
-                continue
-            found = self.basis(graph, space)
-            if isinstance(found, str):
-                skipped.append((space.name, found))
-                continue
-            planned.append((space, found))
-        return self._honest(planned, skipped)
-
-    def _honest(self, planned: _Planned, skipped: _Skipped) -> tuple[_Planned, _Skipped, Contract]:
-        """Without the changes that would keep less than the pass promises; one may need another."""
-        while True:
-            together = {space.atom: basis for space, basis in planned}
-            found = [(space, basis, *kept(space, basis, together)) for space, basis in planned]
-            lost = [_STRENGTH[c] > _STRENGTH[self.preserves] for _, _, c, _ in found]
-            if not any(lost):
-                least = max(
-                    (c for _, _, c, _ in found), key=_STRENGTH.__getitem__, default=Contract.EXACT
-                )
-                return planned, skipped, least
-            pairs = list(zip(found, lost, strict=True))
-            skipped = [*skipped, *((space.name, why) for (space, _, _, why), bad in pairs if bad)]
-            planned = [(space, basis) for (space, basis, _, _), bad in pairs if not bad]
-
-    def _nothing(self, skipped: Iterable[tuple[str, str]]) -> None:
-        reasons = "; ".join(f"{site}: {why}" for site, why in list(skipped)[:3])
+    def unchanged(self, graph: Graph, skipped: Iterable[tuple[str, str]]) -> Result:
+        """The result where no site matches: a warning, or an error if a change is required."""
+        left = tuple(skipped)
+        reasons = "; ".join(f"{site}: {why}" for site, why in left[:3])
         if self.require_change:
             raise NetirError(
                 f"{self} changes nothing", where=reasons, fix="netir spaces tells what can change"
             )
         warnings.warn(f"{self} changes nothing. {reasons}", NetirWarning, stacklevel=4)
+        counts = parameters(graph), parameters(graph)
+        return Result(graph, Moves(), Report(str(self), Contract.EXACT, (), left, counts))
 
 
-def chosen(graph: Graph, where: str) -> list[Space]:
-    """The spaces that a glob selects; a name without `*` or `?` must be there and free."""
-    spaces = graph.spaces()
-    found: dict[str, Space] = {}
-    for pattern in where.split():
-        hits = [s for s in spaces if _selects(pattern, s)]
-        if not hits:
-            known = [s.name for s in spaces]
-            raise NetirError(f"'{pattern}' names no space", fix=nearest(pattern, known))
-        plain = not any(c in pattern for c in "*?")
-        if plain and all(s.frozen for s in hits):
+@dataclass(frozen=True)
+class Site:
+    """A place that a pass would change: its name, and what the pass found there."""
+
+    name: str
+    found: Any = field(default=None, compare=False, repr=False)
+    contract: Contract | None = field(default=None, compare=False)
+    """What a change here keeps, where that is more than the pass promises."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """A place that a pass leaves as it is, and why."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class EditPass(Pass):
+    """A pass that rewrites places in a graph, all in one edit.
+
+    `sites` looks and `rewrite` changes one place without searching. Sites that a glob without
+    `*` names and that cannot change are an error.
+    """
+
+    def sites(self, graph: Graph, calibration: Calibration | None) -> Iterator[Site | Left]:
+        """Every place that `where` selects: one to change, or one to leave, with the reason."""
+        raise NotImplementedError
+
+    def rewrite(self, edit: Edit, site: Site) -> None:
+        """Change one place."""
+        raise NotImplementedError
+
+    def match(self, graph: Graph, calibration: Calibration | None = None) -> Iterator[Site]:
+        yield from self._found(graph, calibration)[0]
+
+    def apply(self, graph: Graph, calibration: Calibration | None = None) -> Result:
+        sites, skipped = self._found(graph, calibration)
+        if not sites:
+            return self.unchanged(graph, skipped)
+        with graph.edit() as edit:
+            for site in sites:
+                self.rewrite(edit, site)
+        contract = weakest(site.contract or self.preserves for site in sites)
+        names = [site.name for site in sites]
+        return self.finished(graph, edit.graph, edit.moves, contract, names, skipped)
+
+    def _found(
+        self, graph: Graph, calibration: Calibration | None
+    ) -> tuple[list[Site], list[tuple[str, str]]]:
+        every = list(self.sites(graph, calibration))
+        sites = [s for s in every if isinstance(s, Site)]
+        skipped = [(s.name, s.why) for s in every if isinstance(s, Left)]
+        if not sites and skipped and not any(c in self.where for c in "*?"):
             raise NetirError(
-                f"space '{hits[0].name}' cannot change", where=hits[0].reason,
-                fix="choose a free space: netir spaces lists them",
+                f"{self} cannot change '{skipped[0][0]}'", where=skipped[0][1],
+                fix="name another place; match lists those that work",
             )  # fmt: skip
-        found |= {s.name: s for s in hits}
-    return [s for s in spaces if s.name in found]
+        return sites, skipped
 
 
-def _selects(pattern: str, space: Space) -> bool:
-    if _matches(space.name, pattern):
-        return True
-    names = {m.param for m in space.producers}
-    owners = {n.rpartition(".")[0] for n in names if n.endswith(".weight")}
-    return any(_matches(n, pattern) for n in (*names, *owners))
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return name == pattern or fnmatchcase(name, pattern)
-
-
-def _count(graph: Graph) -> int:
+def parameters(graph: Graph) -> int:
+    """How many numbers are trained."""
     return sum(p.data.numel() for p in graph.params.values() if p.kind == "param")
 
 
-__all__ = ["Contract", "Pass", "Report", "Result", "WidthPass", "chosen"]
+__all__ = ["STRENGTH", "Contract", "EditPass", "Left", "Pass", "Report", "Result", "Site",
+           "parameters", "weakest"]  # fmt: skip

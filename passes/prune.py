@@ -11,8 +11,8 @@ from netir.basis import Basis, Contract, select
 from netir.errors import NetirError
 from netir.ir import Graph
 from netir.passes.scores import score_called
-from netir.rewrite import WidthPass
 from netir.spaces import Space
+from netir.width import WidthPass
 
 
 @dataclass(frozen=True)

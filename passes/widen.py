@@ -10,8 +10,8 @@ import torch
 from netir.basis import Basis, Contract, replicate
 from netir.errors import NetirError
 from netir.ir import Graph
-from netir.rewrite import WidthPass
 from netir.spaces import Space
+from netir.width import WidthPass
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ netir.basis
 netir.moves
 netir.layout_moves
 netir.change netir.verify netir.edit
-netir.rewrite
+netir.where | netir.calibration
+netir.rewrite netir.width
 netir.passes | netir.lower | netir.store
 netir.passes.methods | netir.frontends
 netir.task | netir.pipeline | netir.live

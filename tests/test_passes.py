@@ -17,9 +17,9 @@ from netir.errors import NetirError, NetirWarning
 from netir.ir import Graph
 from netir.passes import PASSES, Prune, Widen
 from netir.passes.scores import SCORES
-from netir.rewrite import WidthPass
 from netir.spaces import Space
 from netir.verify import check, verify
+from netir.width import WidthPass
 from tests.doubled import doubled, doubled_tensors
 from tests.zoo.traced import NAMES, traced
 
@@ -82,7 +82,7 @@ def test_every_space_by_itself(name: str) -> None:
             verify(graph, done.graph, args, kwargs, contract=contract, moves=done.moves)
 
 
-@pytest.mark.parametrize("name", ["residual", "channel_shuffle", "lstm", "swin", "llama", "t5"])
+@pytest.mark.parametrize("name", NAMES)
 def test_after_saving_and_loading(name: str, tmp_path: Path) -> None:
     graph, args, kwargs = prepared(name)
     netir.save(graph, tmp_path / "net.netir")

@@ -1,0 +1,100 @@
+"""Data that a pass may look at: what flows through a network, and the gradients of a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from netir.errors import NetirError
+from netir.evaluate import input_values, values_of
+from netir.ir import Graph, map_tree
+
+Batch = Tensor | tuple[Any, ...] | Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Batches of inputs; with a loss and a target for each of them, also gradients.
+
+    A batch is one tensor, a tuple of arguments or a mapping of named ones. `loss` takes what the
+    network returns and the batch's target, and gives one number.
+    """
+
+    batches: Sequence[Batch]
+    targets: Sequence[Any] | None = None
+    loss: Callable[[Any, Any], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.batches):
+            raise NetirError("a calibration needs at least one batch")
+        if self.targets is not None and len(self.targets) != len(self.batches):
+            raise NetirError(
+                f"{len(self.targets)} targets for {len(self.batches)} batches",
+                fix="give one target for each batch",
+            )
+
+    def values(self, graph: Graph, wanted: Collection[str]) -> Iterator[dict[str, Tensor]]:
+        """For each batch the values that are wanted, in eval mode."""
+        names = set(wanted)
+        for batch in self.batches:
+            with torch.no_grad():
+                found = values_of(graph, _inputs(graph, batch), keep=names.__contains__)
+            yield {name: found[name] for name in names}
+
+    def gradients(self, graph: Graph) -> Iterator[dict[str, Tensor]]:
+        """For each batch the gradient of the loss by every trained parameter that it reaches."""
+        if self.loss is None:
+            raise NetirError(
+                "this needs gradients, and the calibration has no loss",
+                fix="pass Calibration(batches, targets, loss)",
+            )
+        targets = self.targets or [None] * len(self.batches)
+        for batch, target in zip(self.batches, targets, strict=True):
+            yield _gradients(graph, _inputs(graph, batch), target, self.loss)
+
+
+def needed(calibration: Calibration | None, by: str) -> Calibration:
+    """The calibration, or an error that says what needs it."""
+    if calibration is None:
+        raise NetirError(
+            f"{by} needs data", fix="pass calibration=netir.Calibration(batches) to apply"
+        )
+    return calibration
+
+
+def _inputs(graph: Graph, batch: Batch) -> dict[str, Tensor]:
+    if isinstance(batch, Tensor):
+        return input_values(graph, (batch,), {})
+    if isinstance(batch, Mapping):
+        return input_values(graph, (), batch)
+    return input_values(graph, tuple(batch), {})
+
+
+def _gradients(
+    graph: Graph, inputs: Mapping[str, Tensor], target: Any, loss: Callable[[Any, Any], Tensor]
+) -> dict[str, Tensor]:
+    trained = {n: p for n, p in graph.params.items() if p.kind == "param"}
+    params = {
+        name: replace(p, data=p.data.detach().requires_grad_())
+        for name, p in trained.items()
+        if p.data.dtype.is_floating_point
+    }
+    graph = graph.replace(params={**graph.params, **params})
+    with torch.enable_grad():
+        values = values_of(graph, inputs)
+        output = map_tree(graph.output, lambda leaf: _read(graph, values, leaf.name))
+        value = loss(output, target)
+        names = list(params)
+        found = torch.autograd.grad(value, [params[n].data for n in names], allow_unused=True)
+    return {n: g for n, g in zip(names, found, strict=True) if g is not None}
+
+
+def _read(graph: Graph, values: Mapping[str, Tensor], operand: str) -> Tensor:
+    return graph.params[operand[1:]].data if operand[0] == "@" else values[operand]
+
+
+__all__ = ["Batch", "Calibration", "needed"]
