@@ -11,7 +11,7 @@ from torch import Tensor
 
 from netir.errors import NetirError
 from netir.evaluate import input_values, values_of
-from netir.ir import Graph, map_tree
+from netir.ir import Graph, Param, map_tree
 
 Batch = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
@@ -77,11 +77,10 @@ def _inputs(graph: Graph, batch: Batch) -> dict[str, Tensor]:
 def _gradients(
     graph: Graph, inputs: Mapping[str, Tensor], target: Any, loss: Callable[[Any, Any], Tensor]
 ) -> dict[str, Tensor]:
-    trained = {n: p for n, p in graph.params.items() if p.kind == "param"}
     params = {
         name: replace(p, data=p.data.detach().requires_grad_())
-        for name, p in trained.items()
-        if p.data.dtype.is_floating_point
+        for name, p in graph.params.items()
+        if _trained(p)
     }
     graph = graph.replace(params={**graph.params, **params})
     with torch.enable_grad():
@@ -91,6 +90,10 @@ def _gradients(
         names = list(params)
         found = torch.autograd.grad(value, [params[n].data for n in names], allow_unused=True)
     return {n: g for n, g in zip(names, found, strict=True) if g is not None}
+
+
+def _trained(param: Param) -> bool:
+    return param.kind == "param" and param.data.is_floating_point()
 
 
 def _read(graph: Graph, values: Mapping[str, Tensor], operand: str) -> Tensor:
