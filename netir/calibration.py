@@ -88,7 +88,9 @@ def _gradients(
         output = map_tree(graph.output, lambda leaf: _read(graph, values, leaf.name))
         value = loss(output, target)
         names = list(params)
-        found = torch.autograd.grad(value, [params[n].data for n in names], allow_unused=True)
+        found: Sequence[Tensor | None] = torch.autograd.grad(
+            value, [params[n].data for n in names], allow_unused=True
+        )
     return {n: g for n, g in zip(names, found, strict=True) if g is not None}
 
 
