@@ -17,7 +17,7 @@ CONTENTS = (
     "answer as our spaces; `prune` is that, scores, and the change of the module in place.",
     "`graph ratio` and `groups ratio` are over our `analysis`, `prune ratio` compares the two "
     "columns of that name, `ratio with trace` is the peer's prune over our whole. Above 1, "
-    "ours is faster.",
+    "ours is faster. Where the peer changes nothing there is no prune to compare with.",
 )
 
 
@@ -34,7 +34,8 @@ class Row:
     def over(self, above: str, below: str) -> float | None:
         """How many times longer the peer took."""
         a, b = self.get(above), self.get(below)
-        return None if a is None or b is None else a / b
+        nothing = above == "peer prune" and self.get("peer") == "changes nothing"
+        return None if a is None or b is None or nothing else a / b
 
     @property
     def whole(self) -> float:
@@ -43,8 +44,8 @@ class Row:
 
 
 def times(title: str, rows: list[Row]) -> Table:
-    columns = ("model", "nodes", "ours: trace", "analysis", "prune", "to module", "whole",
-               "peer: graph", "groups", "prune", "graph ratio", "groups ratio", "prune ratio",
+    columns = ("model", "nodes", "trace", "analysis", "prune", "to module", "whole",
+               "peer: graph", "peer: groups", "peer: prune", "graph ratio", "groups ratio", "prune ratio",
                "ratio with trace")
     cells = [
         (r.name, r.get("nodes"), r.get("trace"), r.get("ours analysis"), r.get("ours prune"),

@@ -17,10 +17,12 @@ from netir.errors import NetirError, NetirWarning
 from netir.ir import Graph
 from netir.passes import PASSES, Prune, Widen
 from netir.passes.scores import SCORES
+from netir.rewrite import Pass
 from netir.spaces import Space
 from netir.verify import check, verify
 from netir.width import WidthPass
 from tests.doubled import doubled, doubled_tensors
+from tests.pass_examples import EXAMPLES
 from tests.zoo.traced import NAMES, traced
 
 BOUND = 1e-10
@@ -33,7 +35,7 @@ def prepared(name: str) -> tuple[Graph, tuple[Any, ...], dict[str, Any]]:
     return doubled(graph), doubled_tensors(sample.args), doubled_tensors(sample.kwargs)
 
 
-def quietly(rewrite: WidthPass, graph: Graph) -> netir.rewrite.Result:
+def quietly(rewrite: Pass, graph: Graph) -> netir.rewrite.Result:
     """Apply a pass that may find nothing to change."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NetirWarning)
@@ -236,11 +238,37 @@ def test_options_out_of_range(make: Any, message: str) -> None:
         ("head", "'head' cannot change", "free space"),
     ],
 )
-def test_sites_that_cannot_change(chain: Graph, where: str, message: str, fix: str) -> None:
+def test_spaces_that_cannot_change(chain: Graph, where: str, message: str, fix: str) -> None:
     for make in PASSES.values():
-        with pytest.raises(NetirError, match=message) as caught:
-            make(where)(chain)  # type: ignore[call-arg]
-        assert fix in caught.value.fix
+        if issubclass(make, WidthPass):
+            with pytest.raises(NetirError, match=message) as caught:
+                make(where)(chain)
+            assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize("where", ["layer3.*", "layer1.O"])
+def test_places_that_are_not_there(chain: Graph, where: str) -> None:
+    for make in PASSES.values():
+        with pytest.raises(NetirError, match="names no"):
+            make(where)(chain)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_pass_keeps_its_contract(name: str) -> None:
+    """Each example of each pass, on each sample: sound, and proved on the sample's inputs."""
+    graph, args, kwargs = prepared(name)
+    for examples in EXAMPLES.values():
+        for rewrite in examples:
+            result = quietly(rewrite, graph)
+            check(result.graph)
+            verify(graph, result.graph, args, kwargs)
+
+
+def test_every_pass_has_an_example() -> None:
+    assert EXAMPLES.keys() == PASSES.keys()
+    for name, examples in EXAMPLES.items():
+        assert examples, name
+        assert all(type(e) is PASSES[name] for e in examples)
 
 
 def test_weights_that_are_not_finite_are_left(chain: Graph) -> None:
