@@ -45,8 +45,8 @@ class Row:
 
 def times(title: str, rows: list[Row]) -> Table:
     columns = ("model", "nodes", "trace", "analysis", "prune", "to module", "whole",
-               "peer: graph", "peer: groups", "peer: prune", "graph ratio", "groups ratio", "prune ratio",
-               "ratio with trace")
+               "peer: graph", "peer: groups", "peer: prune", "graph ratio",
+               "groups ratio", "prune ratio", "ratio with trace")
     cells = [
         (r.name, r.get("nodes"), r.get("trace"), r.get("ours analysis"), r.get("ours prune"),
          r.get("lower"), r.whole if r.get("lower") else None, r.get("peer analysis"),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from netir.evaluate import run
     from netir.frontends import trace
     from netir.ir import Graph
+    from netir.live import Live
     from netir.lower.python import to_python
     from netir.lower.torch import to_torch
     from netir.moves import Moves, move_optimizer
@@ -35,6 +36,7 @@ _HOMES = {
     "netir.evaluate": ("run",),
     "netir.frontends": ("trace",),
     "netir.ir": ("Graph",),
+    "netir.live": ("Live",),
     "netir.lower.python": ("to_python",),
     "netir.lower.torch": ("to_torch",),
     "netir.moves": ("Moves", "move_optimizer"),
@@ -68,6 +70,7 @@ __all__ = [
     "Calibration",
     "Contract",
     "Graph",
+    "Live",
     "Moves",
     "NetirError",
     "NetirWarning",

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from netir.errors import NetirError, nearest
-from netir.ir import Graph, Node, Param, Record, Ref, TensorType, Tree, leaves
+from netir.ir import Graph, Node, Param, TensorType, leaves, renamed
 from netir.moves import Move, Moves
 from netir.ops.base import Op
 
@@ -123,7 +123,7 @@ class Edit:
             self._nodes[name] = replace(node, operands=operands)
             self._users[old].discard(name)
             self._users.setdefault(new, set()).add(name)
-        self._output = _renamed(self._output, old, new)
+        self._output = renamed(self._output, lambda name: new if name == old else name)
         self.log.append(f"replace {old} by {new}")
 
     def erase(self, name: str) -> None:
@@ -142,6 +142,27 @@ class Edit:
                 self._users[operand].discard(name)
         del self._nodes[name]
         self.log.append(f"erase {name}")
+
+    def sweep(self) -> None:
+        """Erase every node that nothing reads, then every parameter that nothing reads any more.
+
+        What nothing read before may be there for an effect: such a call of an operator that netir
+        does not know stays, and so does a parameter, but for the counters of a module of which
+        nothing else is left.
+        """
+        outputs, before = set(self._outputs()), self.before.users
+        for name, node in reversed(list(self._nodes.items())):
+            known = node.op.name != "opaque" or any(r in before for r in node.results)
+            if known and not any(self._users.get(r) or r in outputs for r in node.results):
+                self.erase(name)
+        operands = {name: f"@{name}" for name in self._params}
+        unread = {n for n, o in operands.items() if not self._users.get(o) and o not in outputs}
+        gone = {n for n in unread if operands[n] in before or n not in self.before.params}
+        emptied = {_owner(n) for n in gone} - {_owner(n) for n in self._params if n not in unread}
+        for name in operands:
+            counter = self._params[name].kind == "buffer" and _owner(name) in emptied
+            if name in gone or (name in unread and counter):
+                self.remove_param(name)
 
     def set_op(self, name: str, op: Op) -> None:
         """Give a node another op for the same operands."""
@@ -258,17 +279,5 @@ class Edit:
         return node if made == node.types else replace(node, types=made)
 
 
-def _renamed(tree: Tree, old: str, new: str) -> Tree:
-    """A structure with one operand exchanged for another."""
-    match tree:
-        case Ref(name):
-            return Ref(new) if name == old else tree
-        case Record(type_name, parts, make):
-            return Record(type_name, {k: _renamed(p, old, new) for k, p in parts.items()}, make)
-        case dict():
-            return {k: _renamed(p, old, new) for k, p in tree.items()}
-        case tuple():
-            return tuple(_renamed(p, old, new) for p in tree)
-        case list():
-            return [_renamed(p, old, new) for p in tree]
-    return tree
+def _owner(param: str) -> str:
+    return param.rpartition(".")[0]

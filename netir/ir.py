@@ -151,6 +151,22 @@ def map_tree(tree: Tree, function: Callable[[Ref], Any]) -> Any:
     return tree
 
 
+def renamed(tree: Tree, name: Callable[[str], str]) -> Tree:
+    """The same structure with every leaf naming another operand; records keep how they are made."""
+    match tree:
+        case Ref():
+            return Ref(name(tree.name))
+        case Record(type_name, parts, make):
+            return Record(type_name, {k: renamed(p, name) for k, p in parts.items()}, make)
+        case dict():
+            return {k: renamed(p, name) for k, p in tree.items()}
+        case tuple():
+            return tuple(renamed(p, name) for p in tree)
+        case list():
+            return [renamed(p, name) for p in tree]
+    return tree
+
+
 @dataclass(frozen=True)
 class Step:
     """One pass that a graph has been through: its text and the contract that it kept."""

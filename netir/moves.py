@@ -169,6 +169,16 @@ class Move:
         return found
 
 
+    def fresh(self, shape: torch.Size) -> Tensor | None:
+        """Which entries of the moved tensor come from nowhere; None if none does."""
+        found: Tensor | None = None
+        for axis, step in enumerate(self.axes):
+            if isinstance(step, Gather) and step.new is not None:
+                new = step.new.view([-1 if i == axis else 1 for i in range(len(shape))])
+                found = new.expand(shape) if found is None else found | new
+        return found
+
+
 @dataclass(frozen=True, eq=False)
 class Moves:
     """The moves of a rewrite: by parameter, and by value for those whose shape changed.
@@ -245,7 +255,7 @@ def move_optimizer(
     for name, before in _named(old).items():
         if name in after:
             state = optimizer.state.get(before, {})
-            moved = _moved_state(optimizer, state, moves.params.get(name), before, name)
+            moved = moved_state(optimizer, state, moves.params.get(name), before, name)
             plans.append((before, after[name], moved))
     exchanged = {id(before): successor for before, successor, _ in plans}
     for group in optimizer.param_groups:
@@ -260,13 +270,14 @@ def _named(tensors: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return dict(tensors.named_parameters()) if isinstance(tensors, nn.Module) else tensors
 
 
-def _moved_state(
+def moved_state(
     optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any],
     move: Move | None,
     old: Tensor,
     name: str,
 ) -> dict[str, Any]:
+    """An optimizer's state of one parameter after a move; an error if it cannot follow."""
     if move is None:
         return dict(state)
     found: dict[str, Any] = {}

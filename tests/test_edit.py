@@ -102,6 +102,43 @@ def test_an_exception_leaves_no_graph(graph: Graph) -> None:
         _ = edit.graph
 
 
+class Branches(nn.Module):
+    """A trunk and a branch of two nodes that can be cut off; one weight belongs to both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Linear(4, 4)
+        self.branch = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+        self.branch[0].weight = self.trunk.weight
+        self.spare = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.trunk(x)
+        return torch.relu(y + self.branch(y))
+
+
+def test_sweep_erases_what_nothing_reads_any_more() -> None:
+    model = Branches().eval()
+    x = torch.randn(3, 4)
+    graph = netir.trace(model, (x,))
+    with graph.edit() as edit:
+        edit.replace("add", "linear")
+        edit.sweep()
+    assert [n.op.name for n in edit.graph.nodes.values()] == ["linear", "relu"]
+    assert set(edit.graph.params) == {"trunk.weight", "trunk.bias", "spare"}
+    assert edit.graph.aliases == {"branch.0.weight": "trunk.weight"}
+    assert set(edit.moves.removed) == {n for n in graph.params if n.startswith("branch.")}
+    assert "branch.1.num_batches_tracked" in edit.moves.removed
+    assert torch.equal(netir.run(edit.graph, x), torch.relu(model.trunk(x)))
+
+
+def test_sweep_leaves_a_graph_in_which_all_is_read(graph: Graph) -> None:
+    with graph.edit() as edit:
+        edit.sweep()
+    assert edit.log == []
+    assert edit.graph.nodes == graph.nodes
+
+
 @pytest.mark.parametrize("verb", ["erase", "set_op", "set_operands"])
 def test_unknown_nodes_get_a_suggestion(graph: Graph, verb: str) -> None:
     arguments = {"erase": (), "set_op": (Relu(),), "set_operands": ([],)}[verb]

@@ -37,7 +37,7 @@ netir.where | netir.calibration
 netir.rewrite netir.width
 netir.passes | netir.lower | netir.store
 netir.passes.methods | netir.frontends
-netir.task | netir.pipeline | netir.live
+netir.task | netir.pipeline | netir.followers netir.replicas netir.live
 netir.spec | netir.evolve | netir.executors | netir.report
 netir
 netir.cli netir.demo
