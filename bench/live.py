@@ -111,8 +111,8 @@ def run(given: Options) -> list[Table]:
     columns = ("change", "ms", "copies alone", f"at most {LIMIT:g} ms and the copies")
     return [
         Table("A change of width, ResNet-18", columns, rows, (
-            "Medians. `copies alone`: moving the weights, their gradients and both moments of AdamW "
-            "by the same moves. A prune also scores every weight.",
+            "Medians. `copies alone`: moving the weights, their gradients and both moments of "
+            "AdamW by the same moves. A prune also scores every weight.",
         )),
         Table("Training steps after it", ("", "live ms", "fresh ms", "live over fresh"),
               [steps(3 * repeat, size)]),
