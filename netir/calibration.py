@@ -37,12 +37,17 @@ class Calibration:
                 fix="give one target for each batch",
             )
 
+    def inputs(self, graph: Graph) -> Iterator[dict[str, Tensor]]:
+        """For each batch the tensors of the call, by the names of the graph's inputs."""
+        for batch in self.batches:
+            yield _inputs(graph, batch)
+
     def values(self, graph: Graph, wanted: Collection[str]) -> Iterator[dict[str, Tensor]]:
         """For each batch the values that are wanted, in eval mode."""
         names = set(wanted)
-        for batch in self.batches:
+        for inputs in self.inputs(graph):
             with torch.no_grad():
-                found = values_of(graph, _inputs(graph, batch), keep=names.__contains__)
+                found = values_of(graph, inputs, keep=names.__contains__)
             yield {name: found[name] for name in names}
 
     def gradients(self, graph: Graph) -> Iterator[dict[str, Tensor]]:

@@ -113,6 +113,7 @@ class Analysis:
     def _members(self) -> dict[Atom, list[Member]]:
         """The parameter axes of every atom, but for those that are extents."""
         members: dict[Atom, list[Member]] = {}
+        parts: dict[Layout, tuple[Atom, ...]] = {}
         for name in self.graph.params:
             for axis, layout in enumerate(self.shapes.get("@" + name, ())):
                 found = resolve(layout)
@@ -120,9 +121,11 @@ class Analysis:
                     if only.reason is not EXTENT:
                         members.setdefault(only, []).append(Member(name, axis, True))
                     continue
-                for atom in dict.fromkeys(atoms(found)):
-                    if atom.reason is not EXTENT:
-                        members.setdefault(atom, []).append(Member(name, axis, False))
+                if found not in parts:
+                    different = dict.fromkeys(atoms(found))
+                    parts[found] = tuple(a for a in different if a.reason is not EXTENT)
+                for atom in parts[found]:
+                    members.setdefault(atom, []).append(Member(name, axis, False))
         return members
 
     def _named(self, members: Mapping[Atom, list[Member]]) -> Iterator[Space]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from netir.basis import Basis, Contract, select
+from netir.calibration import Calibration
 from netir.errors import NetirError
 from netir.ir import Graph
-from netir.passes.scores import score_called
+from netir.passes.scores import Evidence, Score, score_called, scored
 from netir.spaces import Space
 from netir.width import WidthPass
 
@@ -27,7 +27,7 @@ class Prune(WidthPass):
     name: ClassVar[str] = "prune"
     preserves: ClassVar[Contract] = Contract.MASKED
     amount: float = 0.3
-    score: str = "l2"
+    score: str | Score = "l2"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -37,13 +37,18 @@ class Prune(WidthPass):
             )
         score_called(self.score)
 
-    def basis(self, graph: Graph, space: Space) -> Basis | str:
+    def bases(
+        self, graph: Graph, spaces: Sequence[Space], calibration: Calibration | None
+    ) -> Mapping[str, Basis | str]:
+        evidence = Evidence(graph, spaces, calibration, seed=self.seed)
+        return {s.name: self._basis(s, evidence) for s in spaces}
+
+    def _basis(self, space, evidence):
         left = max(1, space.size - round(space.size * self.amount))
         if left == space.size:
             return f"{self.amount} of {space.size} is less than one"
-        generator = torch.Generator().manual_seed(self.seed)
-        values = score_called(self.score)(graph, space, generator)
-        if not bool(torch.isfinite(values).all()):
-            return "its weights are not finite"
+        values = scored(score_called(self.score), space, evidence)
+        if isinstance(values, str):
+            return values
         kept = values.argsort(descending=True, stable=True)[:left]
         return select(kept.sort().values)
