@@ -131,6 +131,7 @@ class Options:
     quick: bool = False
     results: Path = RESULTS
     only: tuple[str, ...] = ()
+    data: Path = Path()
     started: float = field(default_factory=time.perf_counter)
 
     def wanted(self, names: Sequence[str], quick: Sequence[str]) -> list[str]:
@@ -138,18 +139,21 @@ class Options:
         return list(self.only or (quick if self.quick else names))
 
 
-def options(about: str, threads: int = 1) -> Options:
+def options(about: str, threads: int = 1, data: bool = False) -> Options:
     """Read the command line and set up torch; what is imported is left out of collections."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--quick", action="store_true", help="a smoke run; writes no results")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where results are written")
     parser.add_argument("--only", nargs="*", default=(), help="these models only; no results")
+    if data:
+        parser.add_argument("--data", type=Path, required=True, help="the folder with the data")
     given = parser.parse_args()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     gc.collect()
     gc.freeze()
-    return Options(given.quick, given.results, tuple(given.only))
+    folder = given.data if data else Path()
+    return Options(given.quick, given.results, tuple(given.only), folder)
 
 
 def machine() -> dict[str, Cell]:

@@ -30,12 +30,17 @@ class Contract(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """New indices for a space: where each comes from, or a matrix for what makes it and back."""
+    """New indices for a space: where each comes from, or a matrix for what makes it and back.
+
+    Whoever chose the matrices says what they keep, and whether they go across what is not linear.
+    """
 
     index: Tensor | None = None
     share: Tensor | None = None
     into: Tensor | None = None
     back: Tensor | None = None
+    keeps: Contract = Contract.CHANGED
+    across: bool = False
 
     @property
     def size(self) -> int:
@@ -86,9 +91,15 @@ def extend(size: int, count: int) -> Basis:
     return Basis(torch.cat([torch.arange(size), torch.full((count,), -1)]))
 
 
-def linear(into: Tensor, back: Tensor) -> Basis:
-    """Any other basis: `into` (m x n) for what makes a space, `back` (n x m) for what reads it."""
-    return Basis(into=into.to(torch.float64), back=back.to(torch.float64))
+def linear(
+    into: Tensor, back: Tensor, keeps: Contract = Contract.CHANGED, across: bool = False
+) -> Basis:
+    """Any other basis: `into` (m x n) for what makes a space, `back` (n x m) for what reads it.
+
+    In general a matrix may not stand before what is not linear; `across` lets it.
+    """
+    into, back = into.to(torch.float64), back.to(torch.float64)
+    return Basis(into=into, back=back, keeps=keeps, across=across)
 
 
 NOTHING: Mapping[Atom, Basis] = MappingProxyType({})
@@ -104,7 +115,7 @@ def kept(
     """
     kinds = {use.kind: use for use in space.uses}
     if basis.into is not None:
-        return Contract.CHANGED, "a linear basis in general keeps only what D·E keeps"
+        return basis.keeps, "a linear basis in general keeps only what D·E keeps"
     assert basis.index is not None
     mixed = next((kinds[k] for k in ("norm", "softmax", "mix") if k in kinds), None)
     if basis.extends:
@@ -146,10 +157,7 @@ def _copies(layout: Layout, bases: Mapping[Atom, Basis]) -> int | None:
 
 def check_linear(analysis: Analysis, space: Space) -> None:
     """Refuse a basis that is more than a choice of indices where something else stands between."""
-    strange = [u.node for u in space.uses if u.kind not in ("contract", "pair", "sum")]
-    producers = analysis.graph.producers
-    makers = dict.fromkeys(producers[v] for v, _ in space.values if v in producers)
-    strange += [node.name for node in makers if not _commutes(analysis, node, space.atom)]
+    strange = nonlinear(analysis, space)
     if strange:
         raise NetirError(
             f"'{space.name}' cannot take a linear basis",
@@ -158,28 +166,56 @@ def check_linear(analysis: Analysis, space: Space) -> None:
         )
 
 
+def nonlinear(analysis: Analysis, space: Space) -> list[str]:
+    """The nodes across which no linear map of a space can be moved."""
+    strange = [u.node for u in space.uses if u.kind not in ("contract", "pair", "sum")]
+    producers = analysis.graph.producers
+    makers = dict.fromkeys(producers[v] for v, _ in space.values if v in producers)
+    strange += [node.name for node in makers if not _commutes(analysis, node, space.atom)]
+    return list(dict.fromkeys(strange))
+
+
 def _commutes(analysis: Analysis, node: Node, atom: Atom) -> bool:
     """Whether a linear map of a space can be moved across a node.
 
     What the node adds must be mapped too, so it must have the space: a bias along another axis has
-    not, and neither has something that is repeated along this one.
+    not, and neither has something that is repeated along this one. What it multiplies must not
+    meet along the space, as the heads of two activations do.
     """
     if not node.op.linear():
         return False
     if isinstance(node.op, Cat):
         return True
-    multiplied = {
-        slot for use in analysis.uses_at.get(node.name, ()) if use.kind in ("contract", "pair")
-        for slot, _ in use.slots
+    summed = {
+        place for use in analysis.uses_at.get(node.name, ()) if use.kind in ("contract", "pair")
+        for place in use.slots
     }  # fmt: skip
     there = {
         position: any(atom in atoms(layout) for layout in analysis.shape(operand))
         for position, operand in enumerate(node.operands)
         if operand is not None and analysis.graph.type_of(operand).dtype.is_floating_point
     }
+    bent = {position for position in there if position in node.op.bends}
+    if any(there[position] for position in bent):
+        return False
+    if summed and not bent and _meets(analysis, node, atom, summed):
+        return False
+    multiplied = bent | {position for position, _ in summed}
     return any(there.values()) and all(
         carried or position in multiplied for position, carried in there.items()
     )
+
+
+def _meets(analysis: Analysis, node: Node, atom: Atom, summed: set[tuple[int, int]]) -> bool:
+    """Whether two factors of a product share an axis of the result that has a space."""
+    factors = sum(
+        atom in atoms(layout)
+        for position in {position for position, _ in summed}
+        for axis, layout in enumerate(analysis.shape(node.operands[position] or ""))
+        if (position, axis) not in summed
+    )
+    made = sum(atom in atoms(layout) for r in node.results for layout in analysis.shape(r))
+    return factors != made
 
 
 def check_basis(space: Space, basis: Basis) -> None:

@@ -58,7 +58,7 @@ def _checked(analysis: Analysis, changes: Mapping[str | Space, Basis]) -> dict[A
         space = known.get(name)
         if space is None:
             raise NetirError(f"there is no space '{name}'", fix=nearest(name, known))
-        if basis.into is not None:
+        if basis.into is not None and not basis.across:
             check_linear(analysis, space)
         if space.frozen:
             raise NetirError(

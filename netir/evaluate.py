@@ -33,7 +33,7 @@ def values_of(
     device = device_of(graph, inputs)
     values = {name: _cast(tensor, dtype) for name, tensor in inputs.items()}
     params: dict[str, Tensor] = {}
-    last = _last_reads(graph)
+    last = last_reads(graph)
     kept = set(graph.outputs)
     for node in graph.nodes.values():
         operands = [
@@ -180,7 +180,8 @@ def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor if dtype is None or tensor.dtype not in _FLOATS else tensor.to(dtype)
 
 
-def _last_reads(graph: Graph) -> dict[str, list[str]]:
+def last_reads(graph: Graph) -> dict[str, list[str]]:
+    """By node: the values of which nothing is read after it has run."""
     last: dict[str, str] = {}
     for node in graph.nodes.values():
         for name in (*node.results, *node.values):

@@ -83,7 +83,7 @@ class Pass:
 
     def __str__(self) -> str:
         given = [
-            f"{f.name}={getattr(self, f.name)!r}"
+            f"{f.name}={_shown(getattr(self, f.name))}"
             for f in fields(self)
             if getattr(self, f.name) != f.default
         ]
@@ -116,6 +116,11 @@ class Pass:
         warnings.warn(f"{self} changes nothing. {reasons}", NetirWarning, stacklevel=4)
         counts = parameters(graph), parameters(graph)
         return Result(graph, Moves(), Report(str(self), Contract.EXACT, (), left, counts))
+
+
+def _shown(option: Any) -> str:
+    """An option as Python writes it, a function by its name."""
+    return getattr(option, "__name__", repr(option)) if callable(option) else repr(option)
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,9 @@ class EditPass(Pass):
         """Change one place."""
         raise NotImplementedError
 
+    def tidy(self, edit: Edit) -> None:
+        """What is left to do once every place is changed, such as `edit.sweep()`."""
+
     def match(self, graph: Graph, calibration: Calibration | None = None) -> Iterator[Site]:
         yield from self._found(graph, calibration)[0]
 
@@ -162,6 +170,7 @@ class EditPass(Pass):
         with graph.edit() as edit:
             for site in sites:
                 self.rewrite(edit, site)
+            self.tidy(edit)
         contract = weakest(site.contract or self.preserves for site in sites)
         names = [site.name for site in sites]
         return self.finished(graph, edit.graph, edit.moves, contract, names, skipped)

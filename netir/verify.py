@@ -125,10 +125,11 @@ def verify(
             )
         with torch.no_grad():
             return _bounded(before, after, inputs, steps)
+    stored = _stored(before, after, wanted, steps) if bound is None else {torch.float64}
     if bound is None:
-        bound = _bound(before, wanted, steps)
+        bound = _bound(before, after, wanted, steps)
     with torch.no_grad():
-        return _compared(before, after, inputs, wanted, steps, bound)
+        return _compared(before, after, inputs, wanted, steps, bound, stored)
 
 
 def _since(
@@ -161,12 +162,21 @@ def _contract(name: Contract | str) -> Contract:
         raise NetirError(f"there is no contract '{name}'", fix=nearest(str(name), known)) from None
 
 
-def _bound(graph: Graph, contract: Contract, moves: Moves | None) -> float:
-    """Rounding of scaled weights to the type that they are stored in is all that may differ."""
+def _bound(before: Graph, after: Graph, contract: Contract, moves: Moves | None) -> float:
+    """Rounding of weights that are new or gone to the type that stores them may differ, no more."""
+    return max(_ROUNDING[dtype] for dtype in _stored(before, after, contract, moves))
+
+
+def _stored(
+    before: Graph, after: Graph, contract: Contract, moves: Moves | None
+) -> set[torch.dtype]:
+    """The types to which a rewrite rounded weights; float64 in any case."""
     if contract is Contract.MASKED or moves is None:
-        return 1e-10
-    dtypes = {graph.params[n].data.dtype for n in moves.params if n in graph.params}
-    return max((_ROUNDING.get(d, 1e-10) for d in dtypes), default=1e-10)
+        return {torch.float64}
+    moved = [before.params[n] for n in (*moves.params, *moves.removed) if n in before.params]
+    added = [after.params[n] for n in moves.added if n in after.params]
+    dtypes = {param.data.dtype for param in (*moved, *added)}
+    return (dtypes & _ROUNDING.keys()) | {torch.float64}
 
 
 def _compared(
@@ -176,6 +186,7 @@ def _compared(
     contract: Contract,
     moves: Moves | None,
     bound: float,
+    stored: set[torch.dtype],
 ) -> Verdict:
     masked = contract is Contract.MASKED
     assert moves is not None or not masked
@@ -185,7 +196,7 @@ def _compared(
     have = values_of(after, inputs, dtype=torch.float64)
     error = _output_error(before, after, want, have)
     if error > bound:
-        bound = max(bound, _NOISE * _noise(before, inputs))
+        bound = max(bound, _NOISE * _noise(before, inputs, stored))
     if error <= bound:
         return Verdict(contract, error, bound)
     first = _first_difference(before, after, inputs, moves, masked, bound)
@@ -203,21 +214,19 @@ def _bounded(
 ) -> Verdict:
     """Every node with a certified bound gives, for what it reads now, nearly what it gave before.
 
+    Where what it reads has another size now, that is made anew from the last values that have not.
     The error of the verdict is the largest share of its bound that a node takes up.
     """
     have = values_of(after, inputs, dtype=torch.float64, keep=lambda _: True)
     env, device = symbol_values(before, inputs), device_of(before, inputs)
+    rounding = _bound(before, after, Contract.BOUNDED, moves)
     worst, first = 0.0, ""
     for name, bound in moves.bounds.items():
         node = before.nodes[name]
-        operands = [
-            None if o is None else _double(before, have, o) for o in node.operands
-        ]
-        want = results_of(node, operands, env, torch.float64, device)[node.results[0]]
-        read = operands[0]
-        assert read is not None
+        made, read = _made_before(before, node, have, moves, env, device)
+        want = made[node.results[0]]
         gap = float(torch.linalg.vector_norm(have[node.results[0]] - want))
-        noise = 1e-10 * float(torch.linalg.vector_norm(want))
+        noise = rounding * float(torch.linalg.vector_norm(want))
         allowed = bound * float(torch.linalg.vector_norm(read)) + noise
         share = gap / allowed if allowed else float(gap > 0)
         if not share <= worst:
@@ -232,26 +241,54 @@ def _bounded(
     )
 
 
-def _noise(graph: Graph, inputs: Mapping[str, Tensor]) -> float:
+def _made_before(
+    before: Graph,
+    node: Node,
+    have: Mapping[str, Tensor],
+    moves: Moves,
+    env: Mapping[str, int],
+    device: torch.device | None,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The results of a node before the rewrite, and the first value that they are made from."""
+    operands: list[Tensor | None] = []
+    first: Tensor | None = None
+    for operand in node.operands:
+        if operand is None:
+            operands.append(None)
+            continue
+        source = value = _double(before, have, operand) if operand not in moves.values else None
+        if value is None:
+            maker = before.producers[operand]
+            made, source = _made_before(before, maker, have, moves, env, device)
+            value = made[operand]
+        operands.append(value)
+        first = source if first is None else first
+    assert first is not None
+    return results_of(node, operands, env, torch.float64, device), first
+
+
+def _noise(graph: Graph, inputs: Mapping[str, Tensor], stored: set[torch.dtype]) -> float:
     """How far the outputs move if every parameter moves by one unit in its last place.
 
-    A badly conditioned network magnifies rounding; no two orders of summation agree better.
+    That is a unit of the coarsest type to which weights were rounded. A badly conditioned network
+    magnifies rounding; no two orders of summation agree better.
     """
     generator = torch.Generator().manual_seed(0)
+    unit = max(torch.finfo(dtype).eps for dtype in stored)
     moved = {
-        name: replace(p, data=_nudged(p.data, generator)) for name, p in graph.params.items()
+        name: replace(p, data=_nudged(p.data, generator, unit)) for name, p in graph.params.items()
     }
     shaken = graph.replace(params=moved)
     values = [values_of(g, inputs, dtype=torch.float64) for g in (graph, shaken)]
     return _output_error(graph, shaken, *values)
 
 
-def _nudged(tensor: Tensor, generator: torch.Generator) -> Tensor:
+def _nudged(tensor: Tensor, generator: torch.Generator, unit: float) -> Tensor:
     if not tensor.is_floating_point():
         return tensor
     signs = torch.randint(0, 2, tensor.shape, generator=generator, dtype=torch.float64)
     signs = signs.to(tensor.device) * 2 - 1
-    return tensor.double() * (1 + signs * torch.finfo(torch.float64).eps)
+    return tensor.double() * (1 + signs * unit)
 
 
 def _output_error(

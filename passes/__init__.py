@@ -5,11 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from netir.passes.bake import Bake
+from netir.passes.branches import PruneBranches
+from netir.passes.deepen import Deepen
+from netir.passes.factorize import Factorize
+from netir.passes.fold import Fold
+from netir.passes.mask import Mask, Regrow, Unmask
+from netir.passes.merge import Merge
 from netir.passes.prune import Prune
+from netir.passes.shrink import Shrink
+from netir.passes.slim import Slim
 from netir.passes.widen import Widen
 from netir.rewrite import Pass
 
-PASSES: Mapping[str, type[Pass]] = MappingProxyType({p.name: p for p in (Prune, Widen)})
+_ALL: tuple[type[Pass], ...] = (
+    Bake, Deepen, Factorize, Fold, Mask, Merge, Prune, PruneBranches, Regrow, Shrink, Slim,
+    Unmask, Widen,
+)  # fmt: skip
+PASSES: Mapping[str, type[Pass]] = MappingProxyType({p.name: p for p in _ALL})
 """Every pass by its name."""
 
-__all__ = ["PASSES", "Prune", "Widen"]
+__all__ = [
+    "PASSES", "Bake", "Deepen", "Factorize", "Fold", "Mask", "Merge", "Prune", "PruneBranches",
+    "Regrow", "Shrink", "Slim", "Unmask", "Widen",
+]  # fmt: skip

@@ -2,53 +2,180 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from netir.basis import Basis, Contract, select
 from netir.calibration import Calibration
-from netir.errors import NetirError
+from netir.change import Rewritten, change_basis
+from netir.errors import NetirError, nearest
 from netir.ir import Graph
+from netir.passes.allocate import Allocation, Rules, Widths
+from netir.passes.compensate import COMPENSATIONS, compensated
+from netir.passes.kinds import KINDS, Kinds
 from netir.passes.scores import Evidence, Score, score_called, scored
+from netir.passes.targets import (
+    TARGETS,
+    Cost,
+    latency_left,
+    macs_left,
+    parameters_left,
+    reached,
+)
 from netir.spaces import Space
-from netir.width import WidthPass
+from netir.width import Planned, WidthPass
 
 
 @dataclass(frozen=True)
 class Prune(WidthPass):
-    """Remove the share `amount` of every space, the indices of lowest `score` first.
+    """Remove indices of spaces, those of lowest `score` first.
 
-    The result equals the original with the contribution of the removed channels zeroed wherever
-    something sums over them; normalisations run over what is left. At least one index of a space
-    stays. `seed` matters to the score `random` alone.
+    The result equals the original with the contribution of what was removed zeroed wherever
+    something sums over it; normalisations run over what is left. At least one index of a space
+    stays.
+
+    How much goes: the share `amount` of all indices, or as much as it takes until only a share of
+    the `parameters`, of the `macs` or of the measured `latency` of the whole network is left.
+
+    Which go: `score` is a name out of `SCORES`, or a function of a space and an `Evidence`; with
+    `readers`, the weights that read an index count beside those that make it. Indices compete
+    within their space (`scope="local"`), with those of all spaces ("global") or of spaces of the
+    same structure ("isomorphic"), their scores divided by the `normalise` of their space ("mean",
+    "max" or "none"). `kind` chooses spaces by what their indices are: "units", "heads",
+    "head_size" or "groups".
+
+    What stays: a multiple of `round_to`, at least `least`, and of every space no more than the
+    share `most` goes; with `uniform`, spaces of one size and role keep equally many.
+
+    `compensate` makes up for what was removed; a fit to data keeps no contract (see `compensated`).
+    `seed` is for scores that draw.
     """
 
     name: ClassVar[str] = "prune"
     preserves: ClassVar[Contract] = Contract.MASKED
     amount: float = 0.3
+    parameters: float | None = None
+    macs: float | None = None
+    latency: float | None = None
     score: str | Score = "l2"
+    readers: bool = False
+    scope: str = "local"
+    normalise: str = "mean"
+    kind: str = "any"
+    round_to: int = 1
+    least: int = 1
+    most: float = 1.0
+    uniform: bool = False
+    compensate: str = "none"
     seed: int = 0
 
     def __post_init__(self) -> None:
+        given = [t for t in TARGETS if getattr(self, t) is not None]
+        given += ["amount"] if self.amount != Prune.amount else []
+        if len(given) > 1:
+            raise NetirError(
+                f"prune has two targets: {given[0]} and {given[1]}", fix="give one of them"
+            )
         if not 0 < self.amount < 1:
             raise NetirError(
                 f"prune cannot remove {self.amount} of a space", fix="use an amount between 0 and 1"
             )
+        share = getattr(self, self.target)
+        if not 0 < share < 1:
+            raise NetirError(
+                f"prune cannot keep {share} of the {self.target}", fix="use a share between 0 and 1"
+            )
+        known = (("kind", self.kind, KINDS), ("compensation", self.compensate, COMPENSATIONS))
+        for what, name, names in known:
+            if name not in names:
+                raise NetirError(f"there is no {what} '{name}'", fix=nearest(name, names))
         score_called(self.score)
+        _ = self.rules
+
+    @property
+    def target(self) -> str:
+        """The option that says how much goes."""
+        return next((t for t in TARGETS if getattr(self, t) is not None), "amount")
+
+    @property
+    def rules(self) -> Rules:
+        """How indices compete, and what must stay."""
+        return Rules(
+            self.scope, self.normalise, self.round_to, self.least, self.most, self.uniform
+        )
 
     def bases(
         self, graph: Graph, spaces: Sequence[Space], calibration: Calibration | None
     ) -> Mapping[str, Basis | str]:
-        evidence = Evidence(graph, spaces, calibration, seed=self.seed)
-        return {s.name: self._basis(s, evidence) for s in spaces}
+        found, chosen = self._of_kind(graph, spaces)
+        evidence = Evidence(graph, chosen, calibration, readers=self.readers, seed=self.seed)
+        score = score_called(self.score)
+        scores: dict[Space, Tensor] = {}
+        for space in chosen:
+            values = scored(score, space, evidence)
+            if isinstance(values, str):
+                found[space.name] = values
+            else:
+                scores[space] = values
+        widths = self._widths(graph, scores, calibration)
+        for space, values in scores.items():
+            width = widths[space]
+            found[space.name] = self._why(space) if width == space.size else _best(values, width)
+        return found
 
-    def _basis(self, space, evidence):
-        left = max(1, space.size - round(space.size * self.amount))
-        if left == space.size:
+    def rewrite(
+        self, graph: Graph, planned: Planned, calibration: Calibration | None
+    ) -> tuple[Rewritten, Contract]:
+        if self.compensate == "none":
+            return super().rewrite(graph, planned, calibration)
+        return compensated(graph, planned, calibration, self.compensate)
+
+    def _of_kind(
+        self, graph: Graph, spaces: Sequence[Space]
+    ) -> tuple[dict[str, Basis | str], Sequence[Space]]:
+        """The spaces of the wanted kind, and by name what the others are."""
+        if self.kind == "any":
+            return {}, spaces
+        kinds = Kinds(graph)
+        of = {space: kinds.of(space) for space in spaces}
+        others: dict[str, Basis | str] = {
+            space.name: f"its indices are {kind.replace('_', ' ')}"
+            for space, kind in of.items()
+            if kind != self.kind
+        }
+        return others, [space for space, kind in of.items() if kind == self.kind]
+
+    def _widths(
+        self, graph: Graph, scores: Mapping[Space, Tensor], calibration: Calibration | None
+    ) -> Widths:
+        """How many indices of each space stay."""
+        allocation = Allocation(graph, scores, self.rules)
+        if self.target == "amount":
+            return allocation.widths(self.amount)
+
+        def build(widths: Widths) -> Graph:
+            return change_basis(graph, {s: _best(scores[s], n) for s, n in widths.items()}).graph
+
+        costs: dict[str, Callable[[], Cost]] = {
+            "parameters": lambda: parameters_left(graph),
+            "macs": lambda: macs_left(graph, calibration),
+            "latency": lambda: latency_left(graph, calibration, build),
+        }
+        share = getattr(self, self.target)
+        return reached(allocation, self.target, share, costs[self.target]())
+
+    def _why(self, space: Space) -> str:
+        """Why a space stays as it is."""
+        if self.scope == "local" and self.target == "amount" and space.size * self.amount <= 0.5:
             return f"{self.amount} of {space.size} is less than one"
-        values = scored(score_called(self.score), space, evidence)
-        if isinstance(values, str):
-            return values
-        kept = values.argsort(descending=True, stable=True)[:left]
-        return select(kept.sort().values)
+        if self.rules.fitted(0, space.size) == space.size:
+            return f"none of its {space.size} may go: round_to, least or most forbids it"
+        return "nothing of it has to go"
+
+
+def _best(scores: Tensor, width: int) -> Basis:
+    """The indices of the highest scores, in their old order."""
+    return select(scores.argsort(descending=True, stable=True)[:width].sort().values)

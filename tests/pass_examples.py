@@ -5,12 +5,45 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from netir.passes import Prune, Widen
+from netir.passes import (
+    Bake,
+    Deepen,
+    Factorize,
+    Fold,
+    Mask,
+    Merge,
+    Prune,
+    PruneBranches,
+    Regrow,
+    Shrink,
+    Slim,
+    Unmask,
+    Widen,
+)
 from netir.rewrite import Pass
 
 EXAMPLES: Mapping[str, tuple[Pass, ...]] = MappingProxyType(
     {
-        "prune": (Prune(amount=0.4, score="l1"),),
+        "bake": (Bake(),),
+        "deepen": (
+            Deepen(), Deepen(norm=True, every=2), Deepen(kind="residual"), Deepen(kind="cell"),
+        ),
+        "shrink": (
+            Shrink(count=0), Shrink(kind="conv", count=0), Shrink(kind="cell", exact=True),
+            Shrink(kind="block", score="random", count=3),
+        ),
+        "fold": (Fold(), Fold(what="constants", freeze=True)),
+        "mask": (Mask(), Mask(pattern="1:2")),
+        "regrow": (Regrow(amount=0.5, score="random"),),
+        "unmask": (Unmask(),),
+        "factorize": (Factorize(), Factorize(ratio=0.5, kind="tucker", only_if_smaller=False)),
+        "merge": (Merge(always=True),),
+        "slim": (Slim(rank=2), Slim(ratio=0.5, through_activations=True)),
+        "prune": (
+            Prune(amount=0.4, score="l1"),
+            Prune(amount=0.5, score="lamp", scope="global", readers=True, round_to=2, uniform=True),
+        ),
+        "prune-branches": (PruneBranches(amount=1), PruneBranches(count=1, score="random")),
         "widen": (Widen(factor=1.5),),
     }
 )

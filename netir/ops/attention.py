@@ -21,6 +21,7 @@ class Attention(Op):
 
     name = "attention"
     modal = True
+    bends = frozenset({0, 1, 3})
     aten = ("scaled_dot_product_attention.default",)
     scale: float = 1.0
     is_causal: bool = False
@@ -40,6 +41,9 @@ class Attention(Op):
         for layout in (site.shape(0)[-2], site.shape(1)[-2]):
             site.freeze(layout, "positions of attention")
         return found
+
+    def linear(self) -> bool:
+        return True
 
     def _mask(self, shape: tuple[Layout, ...], names: list[str]) -> str:
         """The axis rule of the mask, each of whose axes may be 1 or absent."""

@@ -63,6 +63,8 @@ class Op:
     """Letters of the axis rule whose size is an attribute, which follows when they change."""
     fills: ClassVar[Mapping[int, float]] = {}
     """What new entries of an operand start with, where that is not 0."""
+    bends: ClassVar[frozenset[int]] = frozenset()
+    """The operands in which it is not linear, of an op that is in others."""
     placed: ClassVar[bool] = False
     """Whether it makes a tensor out of numbers, and `to_torch` must be told `device`."""
 

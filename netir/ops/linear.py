@@ -73,6 +73,9 @@ class MatMul(Op):
         )
         return site.apply(f"{left}, {right} -> {out}")
 
+    def linear(self) -> bool:
+        return True
+
     def infer(self, a: TensorType, b: TensorType) -> TensorType:
         left = a.shape if len(a.shape) > 1 else (1, *a.shape)
         right = b.shape if len(b.shape) > 1 else (*b.shape, 1)

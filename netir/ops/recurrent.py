@@ -85,8 +85,10 @@ class _Recurrent(Op):
         shape = site.shape(weight)
         site.unify(shape[0], rows)
         site.unify(shape[1], columns)
-        kind = "contract" if site.node.operands[weight][0] == "@" else "pair"
-        site.use(kind, columns, *slots, (weight, 1))
+        if site.node.operands[weight][0] == "@":
+            site.use("contract", columns, *slots, (weight, 1))
+        else:  # several weights read x, and each is scaled for itself
+            site.use("pair", columns, (weight, 1))
 
     def infer(self, x: TensorType, *rest: TensorType) -> tuple[TensorType, ...]:
         expect(x.rank == 3, f"input has {x.rank} dimensions, not 3")
