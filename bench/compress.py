@@ -27,8 +27,8 @@ from netir.passes import Prune
 
 KEEP = (1 / 2, 1 / 3, 1 / 5)
 SCORES = ("l2", "taylor", "bn")
-EPOCHS, TUNE, RATE, SEEDS = 12, 1, 0.1, (1, 2, 3)
-IMAGES = 500
+EPOCHS, TUNE, RATE, SEEDS = 15, 1, 0.1, (1, 2)
+IMAGES = 300
 """How many of each class to train on, so that all of it takes less than an hour on two cores."""
 
 IMPORTANCE: dict[str, Callable[[], Any]] = {
