@@ -13,6 +13,8 @@ from netir.passes.fold import Fold
 from netir.passes.mask import Mask, Regrow, Unmask
 from netir.passes.merge import Merge
 from netir.passes.prune import Prune
+from netir.passes.regularise import Regulariser
+from netir.passes.schedule import schedule
 from netir.passes.shrink import Shrink
 from netir.passes.slim import Slim
 from netir.passes.widen import Widen
@@ -27,5 +29,5 @@ PASSES: Mapping[str, type[Pass]] = MappingProxyType({p.name: p for p in _ALL})
 
 __all__ = [
     "PASSES", "Bake", "Deepen", "Factorize", "Fold", "Mask", "Merge", "Prune", "PruneBranches",
-    "Regrow", "Shrink", "Slim", "Unmask", "Widen",
+    "Regrow", "Regulariser", "Shrink", "Slim", "Unmask", "Widen", "schedule",
 ]  # fmt: skip

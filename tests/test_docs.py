@@ -8,6 +8,7 @@ import pytest
 
 from netir.cli import app
 from netir.text import parse_graph, print_graph
+from tests.reference import embedded, reference
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -60,6 +61,11 @@ def test_listed_messages_exist() -> None:
         for part in re.split(r"…|; |'|@|\(|\)|`", row):
             if len(part.split()) > 2:
                 assert part.strip(" ,") in source, row
+
+
+def test_every_pass_is_described_as_it_is() -> None:
+    page = (ROOT / "docs/passes.md").read_text()
+    assert embedded(page) == reference(), "run `python -m tests.reference docs/passes.md`"
 
 
 def test_pages_are_in_the_menu() -> None:
