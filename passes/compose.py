@@ -22,8 +22,7 @@ from netir.passes.merge import Layer, merged, merged_bias
 def joined(first: Layer, second: Layer) -> Layer | str:
     """One layer that does what two do one after the other, in float64; or why there is none."""
     found = merged(first, second)
-    wider = composed(first, second) if isinstance(found, str) else found
-    return wider if isinstance(wider, Layer) else found
+    return composed(first, second) if isinstance(found, str) else found
 
 
 def composed(first: Layer, second: Layer) -> Layer | str:
@@ -34,7 +33,7 @@ def composed(first: Layer, second: Layer) -> Layer | str:
     if one.groups * two.groups != 1:
         return "a convolution in groups is not composed: the result would have none"
     if two.padding != "valid" and (isinstance(two.padding, str) or any(two.padding)):
-        return "the second pads what it reads"
+        return "the second pads what it reads with zeros, which the first would not give"
     if one.padding == "same":
         return "the first pads by what its kernel needs"
     strides = [per_axis(op.stride, op.rank) for op in (one, two)]

@@ -42,8 +42,6 @@ _ONLY: Mapping[str, str] = MappingProxyType(
     {"ratio": "residual", "pool": "cell", "exact": "cell"}
 )
 """Options that belong to one kind."""
-
-
 _CONTRACTS: Mapping[tuple[str, bool], Contract] = MappingProxyType(
     {
         ("layer", False): Contract.EXACT,
@@ -140,12 +138,14 @@ class Deepen(EditPass):
         statistics = self._statistics(graph, plans, calibration)
         contract = _CONTRACTS.get((self.kind, self.norm), Contract.CHANGED)
         for plan in plans:
-            given = plan._replace(statistics=statistics.get(plan.place.value))
-            yield Site(plan.place.node.name, given, contract)
+            name, found_here = plan.place.node.name, statistics.get(plan.place.value)
+            if found_here and not all(bool(t.isfinite().all()) for t in found_here):
+                yield Left(name, "its values on the calibration data are not finite")
+            else:
+                yield Site(name, plan._replace(statistics=found_here), contract)
 
     def _candidates(self, graph: Graph) -> list[Node]:
-        """The activations that `where` selects; the other nodes that it does only if it names them.
-        """
+        """The activations that `where` selects; if it names other places, those."""
         chosen = list(chosen_nodes(graph, self.where).values())
         active = [node for node in chosen if activates(node)]
         return active if active or self.where == "*" else chosen
@@ -177,7 +177,7 @@ class Deepen(EditPass):
         kind = pool.infer(place.type)
         assert isinstance(kind, TensorType)
         small = any(isinstance(size, int) and size < 2 for size in place.type.shape[2:])
-        resize = "its map has one position" if small else resized(graph, place.value, kind)
+        resize = "a side of its map is 1" if small else resized(graph, place.value, kind)
         return resize if isinstance(resize, str) else Plan(place, number, None, pool, resize)
 
     def _pool(self, place: Place, number: int) -> Op:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial, reduce
-from math import sqrt
+from math import inf, sqrt
 from typing import ClassVar
 
 from netir.basis import Contract
@@ -88,17 +88,18 @@ class Factorize(EditPass):
 
     def _factors(self, layer: Layer) -> Factors | str:
         """The smallest factors of a layer, or why it has none."""
-        best: tuple[int, Split, Ranks] | None = None
+        below = layer.weight.numel() if self.only_if_smaller else inf
+        best: tuple[Split, Ranks] | None = None
         reason = ""
         for split in self._splits(layer):
-            found = split if isinstance(split, str) else self._ranks(layer, split)
-            if isinstance(found, str) or isinstance(split, str):
+            found = split if isinstance(split, str) else self._ranks(layer, split, below)
+            if isinstance(split, Split) and not isinstance(found, str):
+                best, below = (split, found), split.numbers(found)
+            else:
                 reason = reason or str(found)
-            elif best is None or split.numbers(found) < best[0]:
-                best = split.numbers(found), split, found
         if best is None:
             return reason
-        factors = _stored(layer, *best[1:])
+        factors = _stored(layer, *best)
         if not all(part.finite() for part in factors.layers):
             return f"its factors are too large for {layer.weight.dtype}"
         return factors
@@ -112,23 +113,25 @@ class Factorize(EditPass):
             kinds = list(SPLITS) if self.kind == "auto" else [self.kind]
         yield from (SPLITS[kind](layer) for kind in kinds)
 
-    def _ranks(self, layer: Layer, split: Split) -> Ranks | str:
-        """The ranks that are asked for, or why they cannot be."""
-        size = layer.weight.numel()
-        amount = self.amount
-        found = split.ranks(amount) if amount.error is None else self._within(layer, split)
-        if found is None:
-            return f"no pair stored as {layer.weight.dtype} is within {self.error}"
+    def _ranks(self, layer: Layer, split: Split, below: float) -> Ranks | str:
+        """The ranks that are asked for, with fewer weights than `below`, or why there are none."""
+        found = split.ranks(self.amount)
         numbers = split.numbers(found)
-        if numbers < size or not self.only_if_smaller:
+        if self.error is not None and (numbers < below or split.kind != "channel"):
+            return self._within(layer, split, below)
+        if numbers < below:
             return found
+        size = layer.weight.numel()
         largest = split.largest(size)
         pays = f"the largest rank that pays is {largest}" if largest else "no rank pays"
         shown = " x ".join(map(str, found))
         return f"rank {shown} ({split.kind}) has {numbers} weights, the layer {size}: {pays}"
 
-    def _within(self, layer: Layer, split: Split) -> Ranks | None:
-        """The lowest ranks, all in proportion, with a certain error within the one asked for."""
+    def _within(self, layer: Layer, split: Split, below: float) -> Ranks | str:
+        """The lowest ranks, all in proportion, that are certain to be within the error asked for.
+
+        For one matrix its singular values tell where to look, all but what rounding adds.
+        """
         assert self.error is not None
         limit = self.error * spectral_norm(blocks(layer.weight.double(), layer.groups))
 
@@ -138,14 +141,13 @@ class Factorize(EditPass):
         def fits(level: int) -> bool:
             return _stored(layer, split, ranks(level)).off <= limit
 
-        low, high = 0, split.full
-        if split.kind == "channel":
-            first = split.ranks(self.amount)[0]
-            if fits(first):
-                return (first,)
-            low = first
-        if not fits(high):
-            return None
+        low = split.ranks(self.amount)[0] - 1 if split.kind == "channel" else 0
+        if low and fits(low + 1):
+            return ranks(low + 1)
+        small = (n for n in range(split.full, low, -1) if split.numbers(ranks(n)) < below)
+        high = next(small, 0)
+        if not high or not fits(high):
+            return f"no smaller rank ({split.kind}) is within {self.error} in {layer.weight.dtype}"
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if fits(middle) else (middle, high)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -106,14 +107,17 @@ def _above(path: str) -> Iterator[str]:
 
 
 def identity(weight: Tensor, groups: int = 1) -> Tensor:
-    """A weight of this shape that gives back what it reads: the identity, or a Dirac kernel."""
-    found = torch.zeros_like(weight)
-    centre = tuple(size // 2 for size in weight.shape[2:])
-    block = weight.shape[0] // groups
-    for row in range(weight.shape[0]):
-        if row % block < weight.shape[1]:
-            found[(row, row % block, *centre)] = 1
-    return found
+    """A weight of this shape that gives back what it reads: the identity, or a Dirac kernel.
+
+    The centre of a kernel is its middle tap, so its sizes must be odd.
+    """
+    made, read, *kernel = weight.shape
+    found = weight.new_zeros(made, read, prod(kernel))
+    rows = torch.arange(made, device=weight.device)
+    columns = rows % (made // groups)
+    there = columns < read
+    found[rows[there], columns[there], prod(kernel) // 2] = 1
+    return found.view(weight.shape)
 
 
 def kaiming(weight: Tensor, seed: int) -> Tensor:

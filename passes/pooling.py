@@ -9,6 +9,7 @@ one; going up, a weight is repeated over its block (ECToNAS: Schiessler et al. 2
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from netir import dims
 from netir.edit import Edit
 from netir.errors import NetirError
 from netir.ir import Graph, Node, TensorType
-from netir.moves import Matrix, Move
+from netir.moves import Chain, Matrix, Move
 from netir.ops.base import Op
 from netir.ops.pointwise import Pointwise
 from netir.ops.shape import Reshape
@@ -62,7 +63,7 @@ def resized(graph: Graph, value: str, kind: TensorType) -> Resize | str:
                 why = error.what
             if why:
                 return f"behind it, {node.name} ({node.op.name}) cannot follow: {why}"
-    returned = next((o for o in graph.outputs if o in walk.types), None)
+    returned = next((o for o in graph.outputs if o in walk.types or o in walk.flat), None)
     return f"the network returns {returned}, whose size would change" if returned else walk.found
 
 
@@ -126,7 +127,7 @@ class _Walk:
         if node.op.name != "linear" or node.operands[0] not in self.flat or len(node.values) > 1:
             return "it reads the flattened map and is no dense layer"
         weight = node.params[0]
-        why = alone(self.graph, weight)
+        why = _alone(self.graph, weight)
         self.found.weights[weight] = self.flat[node.values[0]]
         return why
 
@@ -137,11 +138,11 @@ def _number(size: object) -> bool:
 
 def _halved(found: Map) -> bool:
     """Whether one of two maps has half the sizes of the other, rounded up, and more than one."""
-    small, big = sorted((found.old, found.new), key=lambda sizes: sizes)
+    small, big = sorted((found.old, found.new))
     return all(s == (b + 1) // 2 and b > 1 for s, b in zip(small, big, strict=True))
 
 
-def alone(graph: Graph, name: str) -> str:
+def _alone(graph: Graph, name: str) -> str:
     """Why a parameter cannot change by itself; empty if it can."""
     data = graph.params[name].data
     if len(graph.users.get(f"@{name}", ())) > 1 or f"@{name}" in graph.outputs:
@@ -152,66 +153,48 @@ def alone(graph: Graph, name: str) -> str:
 
 
 def adapt(edit: Edit, resize: Resize, how: str) -> None:
-    """Let everything that follows a map's sizes follow; `how` is mean, max, sum, repeat or spread.
-
-    `sum` keeps a pre-activation where the map is constant in each block; `spread`, a repeated
-    weight divided by the size of its block, does so for the mean of each block.
-    """
+    """Let everything that follows a map's sizes follow; `how` is one of `HOWS`."""
     for name, op in resize.ops.items():
         edit.set_op(name, op)
     for name, found in resize.weights.items():
         old = edit.before.params[name].data
-        rows = old.double().unflatten(1, (found.channels, *found.old))
-        rank = len(found.old)
-        new = pooled(rows, rank, how) if how in POOLED else repeated(rows, found.new, how)
-        linear = "mean" if how == "max" else how
-        move = Move((None, Matrix(_matrix(found, linear).to(old.device), found.channels)))
-        assert new.shape[-rank:] == found.new
-        edit.set_param(name, new.flatten(1).to(old.dtype).contiguous(), move)
+        move = moved(found, how)
+        new = largest(old, found) if how == "max" else move.apply(old)
+        edit.set_param(name, new.contiguous(), move)
 
 
-POOLED = ("mean", "max", "sum")
+HOWS = ("mean", "max", "sum", "repeat", "spread")
+"""How a block of weights becomes one, the first three, and one a block, the last two.
+
+`max` takes the entry of largest size, signed. `sum` keeps a pre-activation where the map is
+constant in each block; `spread`, a weight divided by the size of its block, does so where the mean
+of each block stays.
+"""
 
 
-def pooled(weight: Tensor, rank: int, how: str) -> Tensor:
-    """The last `rank` axes, each block of two positions along all of them made one.
-
-    At an odd border a block has what is there. `max` keeps the entry of largest size, signed.
-    """
-    sizes = weight.shape[-rank:]
-    odd = [size % 2 for size in sizes]
-    blocks = F.pad(weight, [n for o in reversed(odd) for n in (0, o)])
-    count = F.pad(torch.ones_like(weight), [n for o in reversed(odd) for n in (0, o)])
-    blocks, count = _blocks(blocks, rank), _blocks(count, rank)
-    if how == "max":
-        return blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)).squeeze(-1)
-    total = blocks.sum(-1)
-    return total / count.sum(-1) if how == "mean" else total
+def moved(found: Map, how: str) -> Move:
+    """Where the columns of a dense layer come from; for `max`, on average."""
+    steps, outer = [], found.channels
+    for axis, (old, new) in enumerate(zip(found.old, found.new, strict=True)):
+        steps.append(Matrix(_blocks(old, new, how), outer, prod(found.old[axis + 1 :])))
+        outer *= new
+    return Move((None, Chain(tuple(steps))))
 
 
-def _blocks(weight: Tensor, rank: int) -> Tensor:
-    """The entries of each block on a last axis."""
-    first = weight.dim() - rank
-    for axis in reversed(range(first, weight.dim())):
-        weight = weight.unflatten(axis, (-1, 2))
-    inner = [first + 2 * i + 1 for i in range(rank)]
-    return weight.movedim(inner, list(range(-rank, 0))).flatten(-rank)
+def _blocks(old: int, new: int, how: str) -> Tensor:
+    """Along one axis, the matrix from blocks of two to one or back; the last may be of one."""
+    small, big = sorted((old, new))
+    matrix = (torch.arange(big) // 2 == torch.arange(small)[:, None]).double()
+    if how in ("mean", "max", "spread"):
+        matrix /= matrix.sum(1, keepdim=True)
+    return matrix if new == small else matrix.t().contiguous()
 
 
-def repeated(weight: Tensor, sizes: tuple[int, ...], how: str = "repeat") -> Tensor:
-    """The last axes grown to these sizes, each entry repeated over its block of two."""
-    rank = len(sizes)
-    for axis, size in enumerate(sizes, weight.dim() - rank):
-        weight = weight.repeat_interleave(2, axis).narrow(axis, 0, size)
-    if how == "repeat":
-        return weight
-    count = pooled(torch.ones(sizes, dtype=weight.dtype, device=weight.device), rank, "sum")
-    return weight / repeated(count, sizes)
-
-
-def _matrix(found: Map, how: str) -> Tensor:
-    """The same as a matrix on all positions of a channel."""
-    old = torch.eye(torch.Size(found.old).numel(), dtype=torch.float64).unflatten(1, found.old)
-    rank = len(found.old)
-    new = pooled(old, rank, how) if how in POOLED else repeated(old, found.new, how)
-    return new.flatten(1).t().contiguous()
+def largest(weight: Tensor, found: Map) -> Tensor:
+    """Of each block of columns the one of largest size, with its sign."""
+    odd = [n for size in reversed(found.old) for n in (0, size % 2)]
+    blocks: Tensor = F.pad(weight.unflatten(1, (found.channels, *found.old)), odd)
+    for axis in reversed(range(len(found.old))):
+        blocks = blocks.unflatten(axis + 2, (-1, 2)).movedim(axis + 3, -1)
+    blocks = blocks.flatten(2 + len(found.old))
+    return blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)).flatten(1)

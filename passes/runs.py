@@ -1,7 +1,7 @@
 """Parts of a network that can go: a layer with what belongs to it, or all nodes of a module.
 
-A `Run` is a layer and the norm, activation and pool that follow it and read nothing else; what
-goes is bypassed. A `Block` is all nodes of a module between two values of one type.
+To a layer belong the norm, activation and pool that follow it and that nothing else follows. What
+goes is bypassed: who read its result reads what it read.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from netir.basis import Contract
 from netir.edit import Edit
 from netir.ir import Graph, Node
+from netir.ops.pool import AvgPool
 from netir.passes.activations import IDEMPOTENT, INTERVAL, activates, drops, stands
 from netir.passes.insert import identity
 from netir.passes.pooling import Resize, adapt, resized
@@ -25,7 +26,7 @@ _T = TypeVar("_T")
 _POOLS = frozenset({"avg_pool", "max_pool"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Removal:
     """Something that can go: what it keeps, the nodes that it touches, and how far it is from none.
 
@@ -44,18 +45,22 @@ class Removal:
         """The value that those behind it read."""
         raise NotImplementedError
 
+    def refused(self) -> str:
+        """Why it cannot go after all, where that takes long to find out; empty if it can."""
+        return ""
+
     def carry_out(self, edit: Edit) -> None:
         """Take it out of the graph."""
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Bypass(Removal):
     """Take some nodes of a chain out; the others read what is left before them."""
 
-    source: str = ""
-    chain: tuple[Node, ...] = ()
-    gone: frozenset[str] = frozenset()
+    source: str
+    chain: tuple[Node, ...]
+    gone: frozenset[str]
     resize: Resize | None = None
     how: str = "repeat"
 
@@ -98,13 +103,18 @@ def layer_bypass(graph: Graph, layer: Node) -> Bypass | str:
                 break
             gone.add(node.name)
             contract = Contract.EXACT_EVAL
-        elif _again(graph, node, source) and (not exact or node.op.name in IDEMPOTENT):
+        elif _again(graph, node, source, exact):
             gone.add(node.name)
-    last = chain[-1].name
-    kept = contract if exact else Contract.CHANGED
-    names = frozenset(node.name for node in chain)
-    away = distance(graph, layer)
-    return Bypass(layer.name, kept, names, away, (source, last), source, chain, frozenset(gone))
+    return Bypass(
+        name=layer.name,
+        contract=contract if exact else Contract.CHANGED,
+        touched=frozenset(node.name for node in chain),
+        distance=distance(graph, layer),
+        span=(source, chain[-1].name),
+        source=source,
+        chain=chain,
+        gone=frozenset(gone),
+    )
 
 
 def cell_bypass(graph: Graph, layer: Node, exact: bool) -> Bypass | str:
@@ -124,26 +134,33 @@ def cell_bypass(graph: Graph, layer: Node, exact: bool) -> Bypass | str:
     resize = resized(graph, last.results[0], kind)
     if isinstance(resize, str):
         return resize
-    gone = {n.name for n in chain if not activates(n) or _again(graph, n, source)}
+    gone = {n.name for n in chain if not activates(n) or _again(graph, n, source, exact=False)}
     kept = Contract.CHANGED
-    all_gone = len(gone) == len(chain) and layer.types[0] == kind
-    if exact and all_gone and is_identity(graph, layer):
-        kept = _cell_contract(graph, chain, resize)
-    touched = frozenset({*(node.name for node in chain), *resize.touched})
+    if exact and layer.types[0] == kind and is_identity(graph, layer):
+        kept = _cell_contract(graph, chain, source, resize)
     return Bypass(
-        layer.name, kept, touched, distance(graph, layer), None, source, chain, frozenset(gone),
-        resize, "spread" if exact else "repeat",
-    )  # fmt: skip
+        name=layer.name,
+        contract=kept,
+        touched=frozenset({*(node.name for node in chain), *resize.touched}),
+        distance=distance(graph, layer),
+        source=source,
+        chain=chain,
+        gone=frozenset(gone),
+        resize=resize,
+        how="spread" if exact else "repeat",
+    )
 
 
-def _cell_contract(graph: Graph, chain: tuple[Node, ...], resize: Resize) -> Contract:
-    """What taking out a chain keeps, of which all but a mean pool does nothing."""
+def _cell_contract(
+    graph: Graph, chain: tuple[Node, ...], source: str, resize: Resize
+) -> Contract:
+    """What taking out a chain keeps, if all of it but a mean pool does nothing."""
     kept = Contract.EXACT
     for node in chain[1:]:
         name = node.op.name
         if name == "batch_norm" and _keeps(graph, node):
             kept = Contract.EXACT_EVAL
-        elif name not in INTERVAL and name != "avg_pool":
+        elif not _halves(node) and not (name in INTERVAL and _again(graph, node, source, True)):
             return Contract.CHANGED
     for name in resize.touched:
         node = graph.nodes[name]
@@ -153,19 +170,28 @@ def _cell_contract(graph: Graph, chain: tuple[Node, ...], resize: Resize) -> Con
     return kept
 
 
-@dataclass(frozen=True)
+def _halves(node: Node) -> bool:
+    """Whether a node is the mean of blocks of two positions along every axis."""
+    op = node.op
+    if not isinstance(op, AvgPool) or op.divisor_override is not None:
+        return False
+    sides = {*op.kernel_size, *(op.stride or op.kernel_size)}
+    return sides == {2} and not any(op.padding)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Block(Removal):
     """Take all nodes between two values of one type out."""
 
-    source: str = ""
-    result: str = ""
+    span: tuple[str, str]
 
     @property
     def last(self) -> str:
-        return self.result
+        return self.span[1]
 
     def carry_out(self, edit: Edit) -> None:
-        edit.replace(self.result, self.source)
+        source, last = self.span
+        edit.replace(last, source)
         edit.sweep()
 
 
@@ -183,8 +209,12 @@ def block(graph: Graph, path: str, nodes: Collection[str]) -> Block | str:
     alike = [v for v in outer if graph.types[v] == graph.types[given[0]]]
     if len(alike) != 1:
         return f"it reads {len(alike)} values of the type that it gives"
-    span = (alike[0], given[0])
-    return Block(path, Contract.CHANGED, _needless(graph, inside, alike[0]), 0.0, span, *span)
+    return Block(
+        name=path,
+        contract=Contract.CHANGED,
+        touched=_needless(graph, inside, alike[0]),
+        span=(alike[0], given[0]),
+    )
 
 
 def _needless(graph: Graph, nodes: Collection[str], kept: str) -> frozenset[str]:
@@ -227,17 +257,27 @@ def _chain(graph: Graph, layer: Node, pools: Collection[str]) -> tuple[Node, ...
     return tuple(found)
 
 
-def _again(graph: Graph, node: Node, source: str) -> bool:
-    """Whether an activation stands before its layer too, maybe with a pool in between."""
+def _again(graph: Graph, node: Node, source: str, exact: bool) -> bool:
+    """Whether an activation stands before its layer too, maybe with pools or dropout in between.
+
+    If exact, it must do nothing to what it reads then, in train mode too.
+    """
+    if exact and node.op.name not in IDEMPOTENT:
+        return False
     before = graph.producers.get(source)
-    while before is not None and (stands(before) or drops(before) or before.op.name in _POOLS):
+    while before is not None and (
+        stands(before)
+        or before.op.name == "max_pool"
+        or (not exact and (drops(before) or before.op.name in _POOLS))
+    ):
         before = graph.producers.get(before.values[0])
     return before is not None and (before.op, before.params) == (node.op, node.params)
 
 
 def is_identity(graph: Graph, layer: Node) -> bool:
     """Whether a layer that keeps shapes gives what it reads: W = I or a Dirac kernel, and b = 0."""
-    if distance(graph, layer) > 0:
+    strides = getattr(layer.op, "stride", (1,))
+    if distance(graph, layer) > 0 or any(stride != 1 for stride in strides):
         return False
     weight, *rest = (graph.params[name].data for name in layer.params)
     return all(size % 2 for size in weight.shape[2:]) and not any(bool(b.any()) for b in rest)

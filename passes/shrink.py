@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from math import inf
 from types import MappingProxyType
 from typing import ClassVar
@@ -48,23 +49,29 @@ _SCORES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """The scores that each kind has, the default first."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Join(Removal):
     """Make one layer of two and drop what stands between them."""
 
-    first: Node | None = None
-    second: Node | None = None
-    layer: Layer | None = None
+    first: Node
+    second: Node
+    pair: tuple[Layer, Layer]
 
     @property
     def last(self) -> str:
-        assert self.second is not None
         return self.second.results[0]
 
+    @cached_property
+    def layer(self) -> Layer:
+        """The one layer."""
+        found = joined(*self.pair)
+        assert isinstance(found, Layer)
+        return found.to(self.pair[1].weight.dtype)
+
+    def refused(self) -> str:
+        return "" if self.layer.finite() else "the merged weights would overflow"
+
     def carry_out(self, edit: Edit) -> None:
-        assert self.first is not None
-        assert self.second is not None
-        assert self.layer is not None
         weight, *rest = self.second.params
         old = edit.before.params[weight]
         edit.set_param(weight, self.layer.weight, _anew(old.data, self.layer.weight))
@@ -131,9 +138,10 @@ class Shrink(EditPass):
                 found.append(removal)
             else:
                 yield Left(name, removal)
-        ranked = self._ranked(graph, found, calibration)
-        chosen, left = apart(ranked, lambda removal: (removal.name, removal.touched), self.count)
-        yield from left
+        left: list[Left] = []
+        possible = _possible(self._ranked(graph, found, calibration), left)
+        chosen, others = apart(possible, lambda r: (r.name, r.touched), self.count)
+        yield from (*left, *others)
         place = {value: number for number, value in enumerate(graph.types)}
         # What is read is taken out after what reads it, which then reads what is left.
         chosen.sort(key=lambda removal: place[removal.last], reverse=True)
@@ -177,6 +185,16 @@ class Shrink(EditPass):
         return sorted(found, key=lambda removal: changes[removal.name])
 
 
+def _possible(removals: Iterable[Removal], left: list[Left]) -> Iterator[Removal]:
+    """Those that can go, looked at one by one; the others join what is left."""
+    for removal in removals:
+        why = removal.refused()
+        if why:
+            left.append(Left(removal.name, why))
+        else:
+            yield removal
+
+
 def _removal(graph: Graph, node: Node) -> Removal | str:
     """How a layer can go: merged exactly, bypassed as it does nothing, else what is right to it."""
     join = _join(graph, node)
@@ -198,32 +216,33 @@ def _join(graph: Graph, node: Node) -> Join | str:
         between.append(second)
         second = reader(graph, second.results[0])
     if second is None or second.op.name != node.op.name:
-        last = between[-1] if between else node
-        count = len(graph.users.get(last.results[0], ()))
-        what = f"{second.name} ({second.op.name}) reads it" if second else f"{count} nodes read it"
-        return f"{what}, not one more {node.op.name} layer"
-    pair: list[Layer] = []
-    for each in (node, second):
-        layer = layer_of(graph, each)
-        if isinstance(layer, str):
-            return f"{each.name}: {layer}"
-        pair.append(layer)
-    one = joined(*pair)
-    if isinstance(one, str):
-        return one
-    one = one.to(pair[1].weight.dtype)
-    return _joined(graph, node, second, between, one) if one.finite() else "weights would overflow"
+        value = (between[-1] if between else node).results[0]
+        who = [each.name for each, _ in graph.users.get(value, ())]
+        who += ["the caller"] if value in graph.outputs else []
+        return f"it is not one {node.op.name} layer that reads {value}, but {' and '.join(who)}"
+    one, two = layer_of(graph, node), layer_of(graph, second)
+    if isinstance(one, str) or isinstance(two, str):
+        return f"{node.name}: {one}" if isinstance(one, str) else f"{second.name}: {two}"
+    if node.op.name == "conv" and isinstance(why := joined(one, two), str):
+        return why
+    return _joined(graph, node, second, between, (one, two))
 
 
-def _joined(graph: Graph, node: Node, second: Node, between: list[Node], layer: Layer) -> Join:
-    kept, span, away = Contract.EXACT, None, 0.0
-    if any(map(activates, between)):
-        kept, span = Contract.CHANGED, (node.results[0], between[-1].results[0])
-        away = distance(graph, node)
-    elif any(map(drops, between)):
-        kept = Contract.EXACT_EVAL
-    touched = frozenset({node.name, second.name, *(n.name for n in between)})
-    return Join(node.name, kept, touched, away, span, node, second, layer)
+def _joined(
+    graph: Graph, node: Node, second: Node, between: list[Node], pair: tuple[Layer, Layer]
+) -> Join:
+    bent = any(map(activates, between))
+    exact = Contract.EXACT_EVAL if any(map(drops, between)) else Contract.EXACT
+    return Join(
+        name=node.name,
+        contract=Contract.CHANGED if bent else exact,
+        touched=frozenset({node.name, second.name, *(n.name for n in between)}),
+        distance=distance(graph, node) if bent else 0.0,
+        span=(node.results[0], between[-1].results[0]) if bent else None,
+        first=node,
+        second=second,
+        pair=pair,
+    )
 
 
 def _droppable(node: Node, layer: Node) -> bool:

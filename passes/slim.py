@@ -21,7 +21,7 @@ from netir.layouts import Atom, atoms
 from netir.moves import Moves
 from netir.ops.base import Op
 from netir.passes.activations import activates, drops, stands
-from netir.passes.lowrank import Amount, gain, reach, rounding
+from netir.passes.lowrank import Amount, gain, reach, rounding, singular
 from netir.passes.merge import (
     FLOATS,
     Layer,
@@ -94,7 +94,7 @@ class Slim(WidthPass):
             _rows(graph, space, m) for m in space.producers
             if not folded or graph.params[m.param].data.dim() > 1
         ], 1)  # fmt: skip
-        vectors, values, _ = torch.linalg.svd(matrix, full_matrices=False)
+        vectors, values, _ = singular(matrix)
         rank = self.amount.of(values)
         if rank >= space.size:
             return f"all {space.size} are needed"

@@ -18,7 +18,7 @@ from netir.ir import Graph
 from netir.ops import OPS
 from netir.passes import Deepen, Prune, Widen
 from netir.passes.activations import IDEMPOTENT, INTERVAL, activates
-from netir.passes.pooling import pooled, repeated
+from netir.passes.pooling import Map, largest, moved
 from netir.verify import check, verify
 from tests.doubled import doubled, doubled_tensors
 from tests.zoo.traced import traced
@@ -116,6 +116,14 @@ def test_a_calibrated_norm_is_the_identity_in_train_mode_too() -> None:
         assert torch.allclose(mode(x), model(x), atol=1e-11, rtol=0)
     plain = netir.to_torch(Deepen(norm=True)(graph)).train()
     assert not torch.allclose(plain(x), model(x), atol=1e-3)
+
+
+def test_data_that_is_not_finite_gives_no_statistics() -> None:
+    model, x = convolutional(2, nn.ReLU())
+    graph = netir.trace(model, (x,))
+    x[0, 0, 0, 0] = float("nan")
+    with pytest.raises(NetirError, match="on the calibration data are not finite"):
+        Deepen("1", norm=True)(graph, Calibration([x]))
 
 
 def test_statistics_are_those_of_all_batches() -> None:
@@ -457,10 +465,12 @@ def test_the_moments_of_the_dense_layer_follow(how: str) -> None:
 @pytest.mark.parametrize("sizes", [(8, 8), (7, 5), (6,), (4, 3, 5)])
 def test_what_is_repeated_and_then_aggregated_is_the_same(how: str, sizes: tuple[int, ...]) -> None:
     half = tuple((s + 1) // 2 for s in sizes)
-    weight = torch.randn(4, 3, *half, dtype=torch.float64)
-    grown = repeated(weight, sizes)
-    assert grown.shape == (4, 3, *sizes)
-    assert torch.allclose(pooled(grown, len(sizes), how), weight, atol=1e-15)
+    weight = torch.randn(4, 3 * math.prod(half), dtype=torch.float64)
+    grown = moved(Map(3, half, sizes), "repeat").apply(weight)
+    assert grown.shape == (4, 3 * math.prod(sizes))
+    back = Map(3, sizes, half)
+    again = largest(grown, back) if how == "max" else moved(back, how).apply(grown)
+    assert torch.allclose(again, weight, atol=1e-15)
 
 
 def test_a_cell_with_sums_is_exact_on_maps_that_are_constant_in_blocks() -> None:
@@ -525,12 +535,13 @@ def test_a_global_pool_needs_no_adaptation() -> None:
 @pytest.mark.parametrize(
     ("tail", "side", "message"),
     [
-        ([nn.Flatten(), nn.Linear(3, 2)], 1, "its map has one position"),
+        ([nn.Flatten(), nn.Linear(3, 2)], 1, "a side of its map is 1"),
         ([nn.MaxPool2d(8), nn.Flatten(), nn.Linear(3, 2)], 8, "no position would be left"),
         ([nn.Conv2d(3, 3, 5), nn.Flatten(), nn.Linear(48, 2)], 8, "no position would be left"),
         ([nn.Conv2d(3, 3, 3), nn.Flatten(), nn.Linear(108, 2)], 8, "not half of it"),
         ([nn.Upsample(scale_factor=2), nn.Flatten()], 4, "no convolution, pool, norm"),
         ([nn.Conv2d(3, 3, 3, padding=1)], 8, "the network returns"),
+        ([nn.Flatten()], 8, "the network returns"),
         ([nn.Flatten(), nn.BatchNorm1d(192), nn.Linear(192, 2)], 8, "is no dense layer"),
     ],
 )

@@ -427,7 +427,7 @@ def test_an_error_that_a_type_cannot_hold_is_said() -> None:
     layer = nn.Linear(10, 10).to(torch.bfloat16)
     graph = netir.trace(layer, (torch.randn(2, 10, dtype=torch.bfloat16),))
     reason = why(quietly(Factorize(error=1e-6, only_if_smaller=False), graph))
-    assert reason == "no pair stored as torch.bfloat16 is within 1e-06"
+    assert reason == "no smaller rank (channel) is within 1e-06 in torch.bfloat16"
 
 
 def test_a_named_place_that_cannot_change_is_an_error() -> None:

@@ -282,3 +282,16 @@ def test_unknown_rules() -> None:
     assert caught.value.fix == "did you mean 'norm'?"
     with pytest.raises(NetirError, match="no rule ''"):
         Fold(what="")
+
+
+def test_rounding_that_a_network_magnifies_is_no_fault() -> None:
+    """Folded weights are rounded once more; a badly conditioned network shows what any would."""
+    sample, graph = traced("mobilenet_v2")
+    after = Fold(what="norm")(graph)
+    verdict = verify(graph, after, sample.args, sample.kwargs)
+    assert verdict.error <= verdict.bound
+    with graph.edit() as edit:
+        name = next(iter(after.params))
+        edit.set_param(name, graph.params[name].data * 1.5)
+    with pytest.raises(NetirError, match="does not keep its contract"):
+        verify(graph, edit.graph, sample.args, sample.kwargs)

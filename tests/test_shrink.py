@@ -118,10 +118,10 @@ def test_convolutions_with_nothing_between_become_one(
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
-        (nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 5, 3, padding=1), "both reach over several"),
-        (nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 3, padding=1), "bias of the first is missing"),
-        (nn.Conv2d(3, 4, 3), nn.ReLU(), r"2 \(conv\) reads it|relu \(relu\) reads it"),
-        (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), r"batch_norm \(batch_norm\) reads it"),
+        (nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 5, 3, padding=1), "the second pads"),
+        (nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 3, padding=1), "the second pads"),
+        (nn.Conv2d(3, 4, 3), nn.ReLU(), "not one conv layer that reads conv2d, but relu;"),
+        (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), "but batch_norm;"),
     ],
 )
 def test_convolutions_that_are_not_one(first: nn.Module, second: nn.Module, message: str) -> None:
@@ -252,9 +252,9 @@ def test_neighbours_go_one_at_a_time() -> None:
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([nn.Linear(4, 5)], "0 nodes read it"),
-        ([nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 2)], r"batch_norm .* reads it"),
-        ([nn.Linear(4, 5), nn.Softmax(1), nn.Linear(5, 2)], r"softmax .* reads it"),
+        ([nn.Linear(4, 5)], "that reads linear, but the caller"),
+        ([nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 2)], "linear, but batch_norm"),
+        ([nn.Linear(4, 5), nn.Softmax(1), nn.Linear(5, 2)], "linear, but softmax"),
     ],
 )
 def test_dense_layers_that_stay(layers: list[nn.Module], message: str) -> None:
@@ -300,6 +300,46 @@ def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(NetirError, match=message) as caught:
         Shrink(**options)
     assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("before", "contract", "left"),
+    [
+        ([nn.ReLU6(), nn.MaxPool2d(2)], Contract.EXACT, 1),
+        ([nn.ReLU6(), nn.Dropout()], Contract.EXACT, 2),
+        ([nn.ReLU6(), nn.AvgPool2d(3, 2, 1)], Contract.EXACT, 2),
+        ([nn.GELU()], Contract.EXACT, 2),
+        ([], Contract.EXACT, 1),
+    ],
+)
+def test_an_activation_goes_with_an_identity_only_where_it_does_nothing(
+    before: list[nn.Module], contract: Contract, left: int
+) -> None:
+    act = nn.GELU() if before and isinstance(before[0], nn.GELU) else nn.ReLU6()
+    conv = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+    nn.init.dirac_(conv.weight)
+    layers = nn.Conv2d(3, 4, 1), *before, conv, act
+    _, graph, x = graph_of(*layers, shape=(2, 3, 6, 6))
+    thin = shrunk(graph, Shrink(f"{len(before) + 1}", kind="conv"), contract, x).graph
+    assert ops(thin).count("conv") == 1
+    assert sum(name in ("gelu", "hardtanh", "relu6") for name in ops(thin)) == left
+
+
+def test_a_convolution_with_a_stride_is_no_identity() -> None:
+    conv = nn.Conv2d(2, 2, 3, stride=2, padding=3, bias=False)
+    nn.init.dirac_(conv.weight)
+    _, graph, x = graph_of(conv, nn.ReLU(), shape=(2, 2, 4, 4))
+    shrunk(graph, Shrink("0", kind="conv"), Contract.CHANGED, x)
+
+
+def test_merged_weights_that_would_overflow_stay() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).half()
+    with torch.no_grad():
+        for layer in model:
+            layer.weight.fill_(1e3)
+    graph = netir.trace(model, (torch.randn(2, 4).half(),))
+    with pytest.raises(NetirError, match="would overflow"):
+        Shrink("0")(graph)
 
 
 # Cells.
@@ -375,6 +415,8 @@ def test_an_exact_cell_needs_a_mean_pool_that_flatten_reads() -> None:
     ):
         _, graph, x = cell_net(8, pool, act, tail)
         shrunk(graph, Shrink("2", kind="cell", exact=True), Contract.CHANGED, x)
+    _, graph, x = cell_net(8, nn.AvgPool2d(3, 2, 1))
+    shrunk(graph, Shrink("2", kind="cell", exact=True), Contract.CHANGED, x)
     _, graph, x = cell_net(8, mean_pool())
     with graph.edit() as edit:
         edit.set_param("4.bias", torch.ones(3, dtype=torch.float64))

@@ -344,6 +344,28 @@ def test_no_linear_space_bends(name: str) -> None:
     assert tried
 
 
+@pytest.mark.parametrize("name", ["vit", "bert", "llama", "grouped_native", "t5"])
+def test_spaces_of_low_rank_are_exact_in_families(name: str) -> None:
+    """Each space is put into a random subspace of half its size first, then slimmed to that."""
+    sample, graph = traced(name)
+    graph, tried = doubled(graph), 0
+    args, kwargs = doubled_tensors(sample.args), doubled_tensors(sample.kwargs)
+    for space in graph.spaces():
+        rank = max(1, space.size // 2)
+        if space.frozen or not isinstance(Slim(rank=rank).basis(graph, space), netir.Basis):
+            continue
+        kept = torch.linalg.qr(torch.randn(space.size, rank, dtype=torch.float64))[0]
+        flat = netir.linear(kept @ kept.T, torch.eye(space.size))
+        low = netir.change_basis(graph, {space.name: flat}).graph
+        done = Slim(space.name, rank=rank)(low)
+        verify(low, done, args, kwargs, contract="exact", bound=1e-9)
+        assert sum(p.data.numel() for p in (done.params[m.param] for m in space.members)) < sum(
+            low.params[m.param].data.numel() for m in space.members
+        )
+        tried += 1
+    assert tried
+
+
 def test_flattened_channels() -> None:
     torch.manual_seed(7)
     model = nn.Sequential(nn.Conv2d(3, 12, 3), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(48, 5))
