@@ -219,7 +219,8 @@ def _join(graph: Graph, node: Node) -> Join | str:
         value = (between[-1] if between else node).results[0]
         who = [each.name for each, _ in graph.users.get(value, ())]
         who += ["the caller"] if value in graph.outputs else []
-        return f"it is not one {node.op.name} layer that reads {value}, but {' and '.join(who)}"
+        known = " and ".join(who) or "nobody"
+        return f"it is not one {node.op.name} layer that reads {value}, but {known}"
     one, two = layer_of(graph, node), layer_of(graph, second)
     if isinstance(one, str) or isinstance(two, str):
         return f"{node.name}: {one}" if isinstance(one, str) else f"{second.name}: {two}"
