@@ -32,6 +32,8 @@ class Edit:
         self._output = graph.output
         self._moved: dict[str, Move] = {}
         self._bounds: dict[str, float] = {}
+        self._ahead: dict[str, list[str]] = {}  # what was inserted before a node, in order
+        self._unsettled: set[str] = set()
         self._users: dict[str, set[str]] = {}
         for node in graph.nodes.values():
             for operand in node.operands:
@@ -106,9 +108,26 @@ class Edit:
             self._nodes[node.name] = node
             return
         self._node(before)
-        items = list(self._nodes.items())
-        place = next(i for i, (name, _) in enumerate(items) if name == before)
-        self._nodes = dict([*items[:place], (node.name, node), *items[place:]])
+        self._nodes[node.name] = node
+        self._ahead.setdefault(before, []).append(node.name)
+        self._unsettled.add(node.name)
+
+    def _settle(self) -> None:
+        """Put the nodes that were inserted before others where they belong."""
+        if not self._unsettled:
+            return
+        order: dict[str, Node] = {}
+        for last in [name for name in self._nodes if name not in self._unsettled]:
+            pending = [last]
+            while pending:
+                ahead = self._ahead.pop(pending[-1], None)
+                if ahead is not None:
+                    pending.extend(reversed(ahead))
+                    continue
+                name = pending.pop()
+                order[name] = self._nodes[name]
+        self._nodes = order
+        self._unsettled.clear()
 
     def replace(self, old: str, new: str, *, but: Iterable[str] = ()) -> None:
         """Let all that reads `old` read `new`, except the nodes in `but`; refuses unequal types."""
@@ -129,6 +148,8 @@ class Edit:
     def erase(self, name: str) -> None:
         """Remove a node; refuses while something reads it."""
         node = self._node(name)
+        if name in self._ahead or name in self._unsettled:
+            self._settle()
         for result in node.results:
             readers = sorted(self._users.get(result, ()))
             if readers or any(leaf == result for leaf in self._outputs()):
@@ -150,6 +171,7 @@ class Edit:
         does not know stays, and so does a parameter, but for the counters of a module of which
         nothing else is left.
         """
+        self._settle()
         outputs, before = set(self._outputs()), self.before.users
         for name, node in reversed(list(self._nodes.items())):
             known = node.op.name != "opaque" or any(r in before for r in node.results)
@@ -249,6 +271,7 @@ class Edit:
         """The new graph, with all types inferred anew and everything checked."""
         from netir.verify import check
 
+        self._settle()
         known: dict[str, TensorType] = dict(self._inputs)
         for name, node in self._nodes.items():
             types = [

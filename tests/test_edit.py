@@ -32,6 +32,28 @@ def test_insert_and_replace(graph: Graph) -> None:
     assert "bend" not in graph.nodes
 
 
+def test_inserts_stand_in_order_before_what_they_name(graph: Graph) -> None:
+    with graph.edit() as edit:
+        edit.insert("c", Tanh(), ["linear"], before="relu")
+        edit.insert("d", Tanh(), ["c"], before="relu")
+        edit.insert("a", Tanh(), ["linear"], before="c")
+        edit.insert("e", Tanh(), ["linear_1"])
+        edit.replace("relu", "d")
+        edit.erase("relu")
+        edit.insert("b", Tanh(), ["a"], before="c")
+        edit.set_operands("c", ["b"])
+    assert list(edit.graph.nodes) == ["linear", "a", "b", "c", "d", "linear_1", "e"]
+
+
+def test_many_inserts_take_time_in_proportion() -> None:
+    """Not a timed test: thousands of inserts into one graph end at all."""
+    graph = netir.trace(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), (torch.randn(2, 2),))
+    with graph.edit() as edit:
+        for number in range(20_000):
+            edit.insert(f"n{number}", Tanh(), ["linear"], before="relu")
+    assert list(edit.graph.nodes)[1:-1] == [f"n{number}" for number in range(20_000)]
+
+
 def test_erase_refuses_what_is_read(graph: Graph) -> None:
     with pytest.raises(NetirError, match="'relu' cannot be erased") as caught, graph.edit() as edit:
         edit.erase("relu")
