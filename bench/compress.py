@@ -48,10 +48,11 @@ def macs(model: nn.Module) -> int:
 def ours(
     model: nn.Module, batches: list[tuple[Tensor, Tensor]], score: str, keep: float, how: str
 ) -> nn.Module:
-    """Prune with netir."""
+    """Prune with netir; weights that read a channel count, as they do for the peer."""
     seen = Calibration([x for x, _ in batches], [y for _, y in batches], F.cross_entropy)
     graph = netir.trace(model.eval(), batches[0][0])
-    return netir.to_torch(Prune(macs=keep, score=score, compensate=how)(graph, seen))
+    rewrite = Prune(macs=keep, score=score, readers=True, compensate=how)
+    return netir.to_torch(rewrite(graph, seen))
 
 
 def theirs(

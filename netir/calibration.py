@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from netir.errors import NetirError
-from netir.evaluate import input_values, values_of
+from netir.evaluate import input_values, value_of, values_of
 from netir.ir import Graph, Param, map_tree
 
 Batch = Tensor | tuple[Any, ...] | Mapping[str, Any]
@@ -90,7 +90,7 @@ def _gradients(
     graph = graph.replace(params={**graph.params, **params})
     with torch.enable_grad():
         values = values_of(graph, inputs)
-        output = map_tree(graph.output, lambda leaf: _read(graph, values, leaf.name))
+        output = map_tree(graph.output, lambda leaf: value_of(graph, values, leaf.name))
         value = loss(output, target)
         names = list(params)
         found: Sequence[Tensor | None] = torch.autograd.grad(
@@ -101,10 +101,6 @@ def _gradients(
 
 def _trained(param: Param) -> bool:
     return param.kind == "param" and param.data.is_floating_point()
-
-
-def _read(graph: Graph, values: Mapping[str, Tensor], operand: str) -> Tensor:
-    return graph.params[operand[1:]].data if operand[0] == "@" else values[operand]
 
 
 __all__ = ["Batch", "Calibration", "needed"]

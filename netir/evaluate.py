@@ -18,7 +18,7 @@ from netir.ops.base import Op
 def run(graph: Graph, *args: Any, **kwargs: Any) -> Any:
     """Call the graph as the model would be called, in eval mode."""
     values = values_of(graph, input_values(graph, args, kwargs))
-    return map_tree(graph.output, lambda leaf: _read(graph, values, leaf.name))
+    return map_tree(graph.output, lambda leaf: value_of(graph, values, leaf.name))
 
 
 def values_of(
@@ -172,7 +172,8 @@ def _operand(
     return params[operand]
 
 
-def _read(graph: Graph, values: Mapping[str, Tensor], operand: str) -> Tensor:
+def value_of(graph: Graph, values: Mapping[str, Tensor], operand: str) -> Tensor:
+    """What an operand stands for: a value, or a parameter of the graph."""
     return graph.params[operand[1:]].data if operand[0] == "@" else values[operand]
 
 

@@ -32,7 +32,7 @@ netir.spaces
 netir.basis
 netir.moves
 netir.layout_moves
-netir.change netir.verify netir.edit
+netir.change netir.oracle netir.verify netir.edit
 netir.where | netir.calibration
 netir.rewrite netir.width
 netir.passes | netir.lower | netir.store
