@@ -12,8 +12,8 @@ from netir.edit import Edit
 from netir.ir import Graph, Node, Param
 from netir.moves import Move
 from netir.passes.connections import slots
-from netir.passes.fold_constants import computed, fixed_values, needed, sources
-from netir.passes.fold_rules import written
+from netir.passes.folding.constants import computed, fixed_values, needed, sources
+from netir.passes.folding.rules import written
 from netir.rewrite import EditPass, Left, Site
 from netir.where import chosen_nodes
 

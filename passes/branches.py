@@ -15,8 +15,8 @@ from netir.calibration import Calibration, needed
 from netir.edit import Edit
 from netir.errors import NetirError, nearest
 from netir.ir import Graph, Node
-from netir.passes.constants import Constant, constants
-from netir.passes.consumers import summing
+from netir.passes.compensation.constants import Constant, constants
+from netir.passes.compensation.consumers import summing
 from netir.rewrite import EditPass, Left, Site
 from netir.where import chosen_nodes
 

@@ -16,8 +16,8 @@ from netir.ir import Graph, Node, TensorType
 from netir.ops.base import Op
 from netir.ops.pointwise import Add, Relu
 from netir.ops.pool import AvgPool, MaxPool
-from netir.passes.activations import IDEMPOTENT, activates
-from netir.passes.insert import (
+from netir.passes.layers.activations import IDEMPOTENT, activates
+from netir.passes.layers.insert import (
     Place,
     Places,
     Statistics,
@@ -29,8 +29,8 @@ from netir.passes.insert import (
     put_norm,
     unit,
 )
-from netir.passes.pooling import Resize, adapt, resized
-from netir.passes.runs import apart
+from netir.passes.layers.pooling import Resize, adapt, resized
+from netir.passes.layers.runs import apart
 from netir.rewrite import EditPass, Left, Site
 from netir.where import chosen_nodes
 

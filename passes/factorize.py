@@ -15,7 +15,7 @@ from netir.errors import NetirError, nearest
 from netir.ir import Graph
 from netir.ops.conv import Conv
 from netir.ops.linear import Linear
-from netir.passes.lowrank import (
+from netir.passes.layers.lowrank import (
     SPLITS,
     Amount,
     Ranks,

@@ -14,10 +14,10 @@ from netir.edit import Edit
 from netir.errors import NetirError, nearest
 from netir.ir import Graph
 from netir.moves import Moves
-from netir.passes.fold_affine import norms, norms_before, scales
-from netir.passes.fold_constants import constants
-from netir.passes.fold_rules import Change, Rule
-from netir.passes.fold_simple import common, dead, identities
+from netir.passes.folding.affine import norms, norms_before, scales
+from netir.passes.folding.constants import constants
+from netir.passes.folding.rules import Change, Rule
+from netir.passes.folding.simple import common, dead, identities
 from netir.rewrite import EditPass, Left, Result, Site, weakest
 from netir.where import chosen_nodes
 

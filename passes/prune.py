@@ -13,11 +13,10 @@ from netir.calibration import Calibration
 from netir.change import Rewritten, change_basis
 from netir.errors import NetirError, nearest
 from netir.ir import Graph
-from netir.passes.allocate import Allocation, Rules, Widths
-from netir.passes.compensate import COMPENSATIONS, compensated
-from netir.passes.kinds import KINDS, Kinds
-from netir.passes.scores import Evidence, Score, score_called, scored
-from netir.passes.targets import (
+from netir.passes.compensation import COMPENSATIONS, compensated
+from netir.passes.pruning.allocate import Allocation, Rules, Widths
+from netir.passes.pruning.kinds import KINDS, Kinds
+from netir.passes.pruning.targets import (
     TARGETS,
     Cost,
     latency_left,
@@ -25,6 +24,7 @@ from netir.passes.targets import (
     parameters_left,
     reached,
 )
+from netir.passes.scores import Evidence, Score, score_called, scored
 from netir.spaces import Space
 from netir.width import Planned, WidthPass
 

@@ -20,10 +20,9 @@ from netir.edit import Edit
 from netir.errors import NetirError, nearest
 from netir.ir import Graph, Node, Param
 from netir.moves import Gather, Move
-from netir.passes.activations import activates, drops, stands
-from netir.passes.compose import joined
-from netir.passes.merge import Layer, layer_of
-from netir.passes.runs import (
+from netir.passes.layers.activations import activates, drops, stands
+from netir.passes.layers.compose import joined
+from netir.passes.layers.runs import (
     Removal,
     apart,
     block,
@@ -33,6 +32,7 @@ from netir.passes.runs import (
     layer_bypass,
     reader,
 )
+from netir.passes.merge import Layer, layer_of
 from netir.rewrite import EditPass, Left, Site
 from netir.where import chosen_nodes
 

@@ -20,8 +20,8 @@ from netir.layout_moves import LayoutMoves
 from netir.layouts import Atom, atoms
 from netir.moves import Moves
 from netir.ops.base import Op
-from netir.passes.activations import activates, drops, stands
-from netir.passes.lowrank import Amount, gain, reach, rounding, singular
+from netir.passes.layers.activations import activates, drops, stands
+from netir.passes.layers.lowrank import Amount, gain, reach, rounding, singular
 from netir.passes.merge import (
     FLOATS,
     Layer,

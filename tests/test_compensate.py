@@ -16,8 +16,7 @@ from netir.calibration import Calibration
 from netir.errors import NetirError
 from netir.evaluate import values_of
 from netir.ir import Graph
-from netir.passes import leastsquares
-from netir.passes.compensate import COMPENSATIONS, compensated
+from netir.passes.compensation import COMPENSATIONS, compensated, leastsquares
 from netir.verify import check, verify
 from netir.width import Planned
 from tests.doubled import doubled, doubled_tensors

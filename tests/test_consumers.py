@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import netir
-from netir.passes.constants import constants
-from netir.passes.consumers import Windows, summing
+from netir.passes.compensation.constants import constants
+from netir.passes.compensation.consumers import Windows, summing
 from tests.doubled import doubled, doubled_tensors
 from tests.test_compensate import lively, values
 from tests.zoo.classics import CLASSICS

@@ -17,8 +17,8 @@ from netir.errors import NetirError, NetirWarning
 from netir.ir import Graph
 from netir.ops import OPS
 from netir.passes import Deepen, Prune, Widen
-from netir.passes.activations import IDEMPOTENT, INTERVAL, activates
-from netir.passes.pooling import Map, largest, moved
+from netir.passes.layers.activations import IDEMPOTENT, INTERVAL, activates
+from netir.passes.layers.pooling import Map, largest, moved
 from netir.verify import check, verify
 from tests.doubled import doubled, doubled_tensors
 from tests.zoo.traced import traced

@@ -21,7 +21,7 @@ from netir.errors import NetirError, NetirWarning
 from netir.ir import Graph
 from netir.ops.conv import Conv
 from netir.passes import Factorize, Merge
-from netir.passes.lowrank import Amount, gain, reach, spectral_norm
+from netir.passes.layers.lowrank import Amount, gain, reach, spectral_norm
 from netir.passes.merge import Layer, layer_of, merged
 from netir.rewrite import Result
 from netir.verify import verify

@@ -57,7 +57,7 @@ DOORS = {
     ("netir.ir", "netir.spaces"),
     ("netir.ir", "netir.text"),
     ("netir.ops.base", "netir.site"),
-    ("netir.passes.targets", "netir.lower.torch"),
+    ("netir.passes.pruning.targets", "netir.lower.torch"),
     ("netir.site", "netir.spaces"),
 }
 

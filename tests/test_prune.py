@@ -17,11 +17,11 @@ from netir.calibration import Calibration
 from netir.errors import NetirError, NetirWarning
 from netir.ir import Graph
 from netir.passes import Prune
-from netir.passes import targets as measuring
-from netir.passes.allocate import Rules, structure
-from netir.passes.kinds import Kinds
+from netir.passes.pruning import targets as measuring
+from netir.passes.pruning.allocate import Rules, structure
+from netir.passes.pruning.kinds import Kinds
+from netir.passes.pruning.targets import macs_left, parameters_left
 from netir.passes.schedule import schedule
-from netir.passes.targets import macs_left, parameters_left
 from netir.rewrite import Result, parameters
 from netir.spaces import Space
 from netir.verify import verify

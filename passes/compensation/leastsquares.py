@@ -8,7 +8,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from netir.passes.consumers import Consumer, Windows
+from netir.passes.compensation.consumers import Consumer, Windows
 
 MEMORY = 2**28
 """The most bytes that the sums of one fit, or the rows taken at once, may have."""

@@ -17,9 +17,9 @@ from netir.basis import Contract
 from netir.edit import Edit
 from netir.ir import Graph, Node
 from netir.ops.pool import AvgPool
-from netir.passes.activations import IDEMPOTENT, INTERVAL, activates, drops, stands
-from netir.passes.insert import identity
-from netir.passes.pooling import Resize, adapt, resized
+from netir.passes.layers.activations import IDEMPOTENT, INTERVAL, activates, drops, stands
+from netir.passes.layers.insert import identity
+from netir.passes.layers.pooling import Resize, adapt, resized
 from netir.rewrite import Left
 
 _T = TypeVar("_T")

@@ -16,7 +16,7 @@ from netir.ops.base import Op
 from netir.ops.conv import Conv
 from netir.ops.linear import Linear
 from netir.ops.norm import BatchNorm
-from netir.passes.channels import Channels
+from netir.passes.layers.channels import Channels
 
 Statistics = tuple[Tensor, Tensor]
 """Mean and variance of each channel."""

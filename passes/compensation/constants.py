@@ -19,7 +19,7 @@ from netir.dims import Sym, evaluate
 from netir.evaluate import results_of
 from netir.ir import Graph, Node, TensorType
 from netir.ops.pointwise import Pointwise
-from netir.passes.consumers import summing
+from netir.passes.compensation.consumers import summing
 
 
 @dataclass(frozen=True, eq=False)

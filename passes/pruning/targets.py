@@ -22,7 +22,7 @@ from netir.errors import NetirError
 from netir.evaluate import symbol_values
 from netir.ir import Graph, Node, TensorType
 from netir.layout_moves import LayoutMoves
-from netir.passes.allocate import Allocation, Widths
+from netir.passes.pruning.allocate import Allocation, Widths
 from netir.rewrite import parameters
 
 TARGETS = ("parameters", "macs", "latency")

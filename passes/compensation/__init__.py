@@ -20,10 +20,10 @@ from netir.change import Rewritten, change_basis
 from netir.errors import NetirError, nearest
 from netir.ir import Graph
 from netir.moves import AxisMove, kept_indices
-from netir.passes.constants import constants
-from netir.passes.consumers import Consumer, owned, summing
-from netir.passes.leastsquares import correction
-from netir.passes.pairs import Pair
+from netir.passes.compensation.constants import constants
+from netir.passes.compensation.consumers import Consumer, owned, summing
+from netir.passes.compensation.leastsquares import correction
+from netir.passes.compensation.pairs import Pair
 from netir.width import Planned
 
 COMPENSATIONS = ("none", "constant", "mean", "least-squares")

@@ -13,7 +13,7 @@ from netir.dims import Sym
 from netir.edit import Edit
 from netir.evaluate import device_of, results_of
 from netir.ir import Graph, Kind, Node, Param
-from netir.passes.fold_rules import Nodes, exactly, steady, written
+from netir.passes.folding.rules import Nodes, exactly, steady, written
 from netir.rewrite import Left, Site
 
 _LARGE = 65536

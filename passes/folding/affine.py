@@ -19,8 +19,8 @@ from netir.basis import Contract
 from netir.edit import Edit
 from netir.ir import Graph, Node, Param
 from netir.moves import Move
-from netir.passes.consumers import Consumer, owned, summing
-from netir.passes.fold_rules import Change, Nodes
+from netir.passes.compensation.consumers import Consumer, owned, summing
+from netir.passes.folding.rules import Change, Nodes
 from netir.rewrite import Left, Site
 
 

@@ -10,7 +10,7 @@ from netir.edit import Edit
 from netir.ir import Graph, Node
 from netir.ops.base import Op
 from netir.ops.shape import Permute
-from netir.passes.fold_rules import Nodes, exactly, steady, written
+from netir.passes.folding.rules import Nodes, exactly, steady, written
 from netir.rewrite import Left, Site
 
 

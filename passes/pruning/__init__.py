@@ -1,0 +1,1 @@
+"""What `Prune` decides by: how much goes, which kind of index, which target."""
