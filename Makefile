@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
-BENCHES ?= analysis live lowered peer_prune trace
+BENCHES ?= analysis live lowered lowrank peer_prune trace
 
 BIN := $(abspath $(VENV))/bin
 READY := $(VENV)/.ready

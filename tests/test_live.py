@@ -19,6 +19,7 @@ from netir.basis import Contract
 from netir.ir import Graph
 from netir.passes import Prune, Widen
 from netir.rewrite import Pass, Result
+from tests.pass_examples import EXAMPLES
 from tests.zoo.traced import fresh
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -271,6 +272,34 @@ def test_networks_are_what_the_pass_made(name: str) -> None:
 def _tensors(output: Any) -> list[Tensor]:
     leaves = torch.utils._pytree.tree_leaves(output)
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+EVERY = [example for several in EXAMPLES.values() for example in several]
+
+
+@pytest.mark.parametrize("rewrite", EVERY, ids=str)
+@pytest.mark.parametrize("name", ["residual", "vit", "masked_weight"])
+def test_every_pass_can_be_applied_live(name: str, rewrite: Pass) -> None:
+    """The model is what the pass made, and the optimizer trains its parameters and no other."""
+    sample = fresh(name)
+    optimizer = torch.optim.AdamW(sample.model.parameters(), lr=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NetirWarning)
+        live = Live(sample.model, optimizer, sample.args)
+        for _ in range(2):
+            loss = sum(t.square().mean() for t in _tensors(sample.run()))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            result = live.apply(rewrite)
+            lowered = netir.to_torch(result.graph)
+            assert_equal(_tensors(sample.run()), _tensors(lowered(*sample.args)))
+            given = [id(p) for group in optimizer.param_groups for p in group["params"]]
+            assert sorted(given) == sorted(id(p) for p in sample.model.parameters())
+            there = {id(p) for p in sample.model.parameters()}
+            assert {id(p) for p in optimizer.state} <= there
+    for parameter, state in optimizer.state.items():
+        assert state["exp_avg"].shape == parameter.shape
 
 
 def test_a_lowered_module_needs_no_example_and_is_read_back() -> None:
