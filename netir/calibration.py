@@ -29,6 +29,11 @@ class Calibration:
     loss: Callable[[Any, Any], Tensor] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.batches, (list, tuple)):
+            raise NetirError(
+                f"the batches of a calibration are a {type(self.batches).__name__}, not a list",
+                fix="pass a list of batches, each a tensor, a tuple of arguments or a mapping",
+            )
         if not len(self.batches):
             raise NetirError("a calibration needs at least one batch")
         if self.targets is not None and len(self.targets) != len(self.batches):

@@ -57,6 +57,11 @@ def averaged(
     for name, param in after.params.items():
         old = before.params.get(name)
         tensor = None if old is None else tensor_at(copy, paths[name])
+        if old is not None and old.kind != "const" and _shape(tensor) != old.data.shape:
+            raise NetirError(
+                "an averaged copy is not a copy of the model as it is now", where=paths[name],
+                fix="make it from the model, and give it to Live from the start",
+            )  # fmt: skip
         if tensor is None or old is None:
             data = param.data.clone()
         elif name in moves.params:
@@ -67,6 +72,10 @@ def averaged(
             data = param.data.clone()
         params[name] = replace(param, data=data)
     return after.replace(params=params)
+
+
+def _shape(tensor: Tensor | None) -> torch.Size | None:
+    return None if tensor is None else tensor.shape
 
 
 def _moved_average(move: Move, old: Tensor, new: Tensor) -> Tensor:
@@ -82,7 +91,7 @@ def regroup(optimizer: Optimizer, old: Mapping[str, Tensor], new: Mapping[str, T
     stay = {id(p) for p in new.values()}
     there = {id(p) for p in old.values()}
     for name, parameter in new.items():
-        if id(parameter) not in there and homes:
+        if id(parameter) not in there and parameter.requires_grad and homes:
             home = homes[max(homes, key=lambda other: _likeness(name, other))]
             home["params"].append(parameter)
     gone = {id(p): p for p in old.values() if id(p) not in stay}

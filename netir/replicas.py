@@ -105,7 +105,9 @@ def _tried(before: Graph, rewrite: Callable[[], Result]) -> Any:
     except NetirError as error:
         return error
     except Exception as error:  # noqa: BLE001 - the others wait for an answer
-        return NetirError(f"the rewrite failed on rank 0: {type(error).__name__}: {error}")
+        told = NetirError(f"the rewrite failed on rank 0: {type(error).__name__}: {error}")
+        told.__cause__ = error
+        return told
     return _packed(before, result)
 
 

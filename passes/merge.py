@@ -252,7 +252,7 @@ class Merge(EditPass):
         last: Node = nodes[-1]
         weight, *rest = weights_of(last)
         old = edit.before.params[weight].data
-        edit.set_param(weight, layer.weight, _anew(old, layer.weight))
+        edit.set_param(weight, layer.weight, anew(old, layer.weight))
         operands = [nodes[0].operands[0], f"@{weight}"]
         if layer.bias is not None and rest:
             edit.set_param(rest[0], layer.bias)
@@ -314,7 +314,7 @@ def _pair(graph: Graph, first: Node, second: Node) -> Chain | str:
     return found
 
 
-def _anew(old: Tensor, new: Tensor) -> Move:
+def anew(old: Tensor, new: Tensor) -> Move:
     """The move of a weight of which every entry is new, so that its moments start at zero."""
     sizes = zip(old.shape, new.shape, strict=True)
     gone = [Gather(torch.full((b,), -1)) if a != b else None for a, b in sizes]
@@ -329,5 +329,5 @@ def new_bias(edit: Edit, weight: str, bias: Tensor) -> str:
     return edit.add_param(edit.fresh(f"{stem}bias"), Param(bias, old.kind, old.trainable))
 
 
-__all__ = ["FLOATS", "Layer", "Merge", "layer_of", "merged", "merged_bias", "merged_op",
+__all__ = ["FLOATS", "Layer", "Merge", "anew", "layer_of", "merged", "merged_bias", "merged_op",
            "merged_weight", "names_one", "new_bias", "pads", "weights_of"]  # fmt: skip

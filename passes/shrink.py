@@ -11,15 +11,11 @@ from math import inf
 from types import MappingProxyType
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
 from netir.basis import Contract
 from netir.calibration import Calibration, needed
 from netir.edit import Edit
 from netir.errors import NetirError, nearest
 from netir.ir import Graph, Node, Param
-from netir.moves import Gather, Move
 from netir.passes.layers.activations import activates, drops, stands
 from netir.passes.layers.compose import joined
 from netir.passes.layers.runs import (
@@ -32,7 +28,7 @@ from netir.passes.layers.runs import (
     layer_bypass,
     reader,
 )
-from netir.passes.merge import Layer, layer_of
+from netir.passes.merge import Layer, anew, layer_of
 from netir.rewrite import EditPass, Left, Site
 from netir.where import chosen_nodes
 
@@ -74,7 +70,7 @@ class Join(Removal):
     def carry_out(self, edit: Edit) -> None:
         weight, *rest = self.second.params
         old = edit.before.params[weight]
-        edit.set_param(weight, self.layer.weight, _anew(old.data, self.layer.weight))
+        edit.set_param(weight, self.layer.weight, anew(old.data, self.layer.weight))
         operands = [self.first.operands[0], f"@{weight}"]
         if self.layer.bias is not None and rest:
             edit.set_param(rest[0], self.layer.bias)
@@ -282,14 +278,6 @@ def _modules(graph: Graph, where: str) -> dict[str, list[str]]:
             raise NetirError(f"'{pattern}' names no module", fix=nearest(pattern, inside))
         found |= hits
     return found
-
-
-def _anew(old: Tensor, new: Tensor) -> Move:
-    """The move of a weight of which every entry is new, so that its moments start at zero."""
-    sizes = zip(old.shape, new.shape, strict=True)
-    gone = [Gather(torch.full((b,), -1)) if a != b else None for a, b in sizes]
-    gone[1] = Gather(torch.full((new.shape[1],), -1))
-    return Move(tuple(gone))
 
 
 __all__ = ["Shrink"]

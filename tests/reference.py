@@ -13,8 +13,7 @@ from pathlib import Path
 from netir.passes import PASSES
 from netir.passes.scores import SCORES
 from netir.rewrite import Pass
-
-BEGIN, END = "<!-- reference:begin -->", "<!-- reference:end -->"
+from tests.marked import embed
 
 
 def section(name: str, cls: type[Pass]) -> str:
@@ -35,18 +34,5 @@ def reference() -> str:
     return f"{passes}\n### Scores of prune\n\n{scores}"
 
 
-def embedded(text: str) -> str:
-    """The reference that a page has between its markers."""
-    return text.partition(BEGIN)[2].partition(END)[0].strip()
-
-
-def main(path: Path) -> None:
-    """Put the reference into a page."""
-    text = path.read_text()
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    path.write_text(f"{before}{BEGIN}\n{reference()}\n{END}{after}")
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    embed(Path(sys.argv[1]), "reference", reference())

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from netir.ir import Graph
 from netir.ops.opaque import Opaque
+from tests.marked import embed
 from tests.zoo.families import FAMILIES
 from tests.zoo.traced import traced
-
-BEGIN, END = "<!-- support:begin -->", "<!-- support:end -->"
 
 
 def free_share(graph: Graph) -> float:
@@ -40,18 +39,5 @@ def table() -> str:
     return "\n".join([head, "|---|---|---|---|---|", *map(row, FAMILIES)])
 
 
-def embedded(text: str) -> str:
-    """The table that a README has between its markers."""
-    return text.partition(BEGIN)[2].partition(END)[0].strip()
-
-
-def main(path: Path) -> None:
-    """Put the table into a README."""
-    text = path.read_text()
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    path.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    embed(Path(sys.argv[1]), "support", table())

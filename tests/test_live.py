@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -381,6 +382,46 @@ def test_an_optimizer_that_cannot_follow_is_refused_before_anything_changes() ->
     assert_equal(snapshot(model, optimizer), before)
 
 
+def test_what_a_pass_fixes_is_trained_no_more() -> None:
+    """A parameter that becomes a constant leaves the parameters and the optimizer."""
+
+    class Fixed(Pass):
+        name = "fixed"
+        preserves = Contract.EXACT
+
+        def apply(self, graph: Graph, calibration: Any = None) -> Result:
+            weight = replace(graph.params["head.weight"], kind="buffer", trainable=False)
+            bias = replace(graph.params["head.bias"], trainable=False)
+            fixed = {"head.weight": weight, "head.bias": bias}
+            after = graph.replace(params={**graph.params, **fixed})
+            return self.finished(graph, after, netir.Moves(), Contract.EXACT, ("head",), ())
+
+    model, optimizer = made()
+    live = Live(model, optimizer, batch()[0])
+    step(model, optimizer, 0)
+    want = eval_output(model)
+    live.apply(Fixed())
+    assert "head.weight" in dict(model.named_buffers())
+    assert not model.head.bias.requires_grad
+    given = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert given == {id(p) for p in model.parameters()}
+    assert torch.equal(eval_output(model), want)
+    before = model.head.weight.clone()
+    step(model, optimizer, 1)
+    assert torch.equal(model.head.weight, before)
+
+
+def test_an_average_of_another_model_is_refused() -> None:
+    model, optimizer = made()
+    other = copy.deepcopy(model)
+    other.head = nn.Linear(96, 7).double()
+    live = Live(model, optimizer, batch()[0], averages=[other])
+    before = snapshot(model, optimizer)
+    with pytest.raises(NetirError, match="not a copy of the model"):
+        live.apply(Widen("stem.0"))
+    assert_equal(snapshot(model, optimizer), before)
+
+
 def test_errors_say_what_to_do() -> None:
     model, optimizer = made()
     with pytest.raises(NetirError, match="has not been called yet"):
@@ -389,6 +430,9 @@ def test_errors_say_what_to_do() -> None:
         Live(model, OPTIMIZERS["sgd"](nn.Linear(2, 2).parameters()))
     with pytest.raises(NetirError, match="DataParallel copies the model"):
         Live(nn.DataParallel(model), optimizer)
+    sharded = type("FSDPModule", (nn.Module,), {})()
+    with pytest.raises(NetirError, match="parameters are sharded"):
+        Live(sharded, optimizer)
     live = Live(model, optimizer, batch()[0])
     live.apply(Widen("stem.0", factor=2))
     model.stem[0].weight.data = torch.zeros(3, 3, 3, 3, dtype=torch.float64)

@@ -293,3 +293,14 @@ def test_every_pass_has_a_name_a_contract_and_a_docstring() -> None:
         assert cls.__doc__
         assert isinstance(cls.preserves, Contract)
         assert str(cls()) == f"{name}()"
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [(torch.ones(2, 3), "a Tensor, not a list"), (iter(()), "not a list"), ([], "at least one")],
+)
+def test_calibrations_that_are_none(batches: Any, message: str) -> None:
+    with pytest.raises(NetirError, match=message):
+        netir.Calibration(batches)
+    with pytest.raises(NetirError, match="1 targets for 2 batches"):
+        netir.Calibration([torch.ones(1), torch.ones(1)], [0])

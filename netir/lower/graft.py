@@ -66,7 +66,7 @@ def _resized(before: Graph, after: Graph) -> dict[str, nn.Module] | None:
     """Modules for the attributes that have new sizes; None if the forward mentions any of them."""
     if before.nodes.keys() != after.nodes.keys() or before.outputs != after.outputs:
         return None
-    if before.params.keys() != after.params.keys() or before.aliases != after.aliases:
+    if _roles(before) != _roles(after) or before.aliases != after.aliases:
         return None
     owners = Owners(after)
     found: dict[str, nn.Module] = {}
@@ -81,6 +81,10 @@ def _resized(before: Graph, after: Graph) -> dict[str, nn.Module] | None:
         if new.operands != old.operands:
             return None
     return found
+
+
+def _roles(graph: Graph) -> dict[str, tuple[str, bool]]:
+    return {name: (param.kind, param.trainable) for name, param in graph.params.items()}
 
 
 def _place(owners: Owners, node: Node) -> Place | None:
@@ -140,7 +144,7 @@ def put(root: nn.Module, graft: Graft) -> None:
         _put_module(root, path, module)
     done: dict[int, Tensor] = {}
     for path, tensor in graft.tensors.items():
-        _put_tensor(root, path, tensor, path in graft.constants, done)
+        _put_tensor(root, path, tensor, graft, done)
     for path in graft.gone:
         _remove(root, path, graft.modules)
     if isinstance(root, Lowered) and graft.lowered is not None:
@@ -177,22 +181,28 @@ def _container(root: nn.Module, path: str) -> nn.Module:
 
 
 def _put_tensor(
-    root: nn.Module, path: str, tensor: Tensor, temporary: bool, done: dict[int, Tensor]
+    root: nn.Module, path: str, tensor: Tensor, graft: Graft, done: dict[int, Tensor]
 ) -> None:
     owner, _, leaf = path.rpartition(".")
     parent = _container(root, owner)
     found = parent._parameters.get(leaf)
     old = parent._buffers.get(leaf) if found is None else found
     known = done.get(id(tensor))
-    if old is None or old.is_meta:  # a module that has just been put here
+    trained = isinstance(tensor, nn.Parameter)  # told only by a graft with a new forward
+    another = graft.lowered is not None and isinstance(old, nn.Parameter) != trained
+    if old is None or old.is_meta or another:  # meta: in a module that has just been put here
         old = tensor if known is None else known
-        _register(parent, leaf, old, temporary)
+        _register(parent, leaf, old, path in graft.constants)
     elif known is None:
         set_data(old, tensor.data)
+        if trained:
+            old.requires_grad_(tensor.requires_grad)
     done[id(tensor)] = old
 
 
 def _register(parent: nn.Module, leaf: str, tensor: Tensor, temporary: bool) -> None:
+    for table in ("_parameters", "_buffers"):
+        parent.__dict__[table].pop(leaf, None)
     parent.__dict__.pop(leaf, None)
     if isinstance(tensor, nn.Parameter):
         parent._parameters[leaf] = tensor
@@ -241,7 +251,7 @@ class Undo:
         modules = {id(m): m for root in roots for m in root.modules()}
         self._modules = [(m, _copied(m)) for m in modules.values()]
         tensors = {id(t): t for m in modules.values() for t in _own(m)}
-        self._tensors = [(t, t.data, t.grad) for t in tensors.values()]
+        self._tensors = [(t, t.data, t.grad, t.requires_grad) for t in tensors.values()]
 
     def restore(self) -> None:
         """Everything as it was."""
@@ -250,9 +260,10 @@ class Undo:
             module.__dict__.update(memory)
             if isinstance(module, fx.GraphModule):
                 module.recompile()
-        for tensor, data, grad in self._tensors:
+        for tensor, data, grad, trained in self._tensors:
             set_data(tensor, data)
             tensor.grad = grad
+            tensor.requires_grad_(trained)
 
 
 def _copied(module: nn.Module) -> dict[str, Any]:
