@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from netir import Calibration, Live, NetirError
@@ -51,7 +52,14 @@ def replica(rank: int, port: int) -> None:
     torch.manual_seed(rank)  # from here on the processes see other data
     x, y = torch.randn(4, 3, 8, 8), torch.randint(5, (4,))
     calls: list[int] = []
+    buckets: list[int] = []
+
+    def counted(state, bucket):  # type: ignore[no-untyped-def]  # torch reads annotations as types
+        state.append(1)
+        return allreduce_hook(dist.group.WORLD, bucket)
+
     model.register_forward_hook(lambda *_: calls.append(1))
+    model.register_comm_hook(buckets, counted)
     live = Live(model, optimizer, x)
 
     def step() -> None:
@@ -65,9 +73,11 @@ def replica(rank: int, port: int) -> None:
     # each process would prune other channels: the score looks at its own data
     seen = Calibration([x], [y], nn.functional.cross_entropy)
     live.apply(Prune("*", amount=0.4, score="random", seed=rank), seen)
+    before = len(buckets)
     for _ in range(2):
         step()
     assert len(calls) == 4
+    assert len(buckets) >= before + 2 > 2
     for parameter in model.parameters():
         for copy in (parameter.detach(), optimizer.state[parameter]["exp_avg"]):
             one, two = everywhere(copy)
