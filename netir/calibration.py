@@ -45,7 +45,7 @@ class Calibration:
     def inputs(self, graph: Graph) -> Iterator[dict[str, Tensor]]:
         """For each batch the tensors of the call, by the names of the graph's inputs."""
         for batch in self.batches:
-            yield _inputs(graph, batch)
+            yield input_values(graph, *arguments(batch))
 
     def values(self, graph: Graph, wanted: Collection[str]) -> Iterator[dict[str, Tensor]]:
         """For each batch the values that are wanted, in eval mode."""
@@ -64,7 +64,8 @@ class Calibration:
             )
         targets = self.targets or [None] * len(self.batches)
         for batch, target in zip(self.batches, targets, strict=True):
-            yield _gradients(graph, _inputs(graph, batch), target, self.loss)
+            inputs = input_values(graph, *arguments(batch))
+            yield _gradients(graph, inputs, target, self.loss)
 
 
 def needed(calibration: Calibration | None, by: str) -> Calibration:
@@ -76,12 +77,11 @@ def needed(calibration: Calibration | None, by: str) -> Calibration:
     return calibration
 
 
-def _inputs(graph: Graph, batch: Batch) -> dict[str, Tensor]:
+def arguments(batch: Batch) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """A batch as the positional and the keyword arguments of a call."""
     if isinstance(batch, Tensor):
-        return input_values(graph, (batch,), {})
-    if isinstance(batch, Mapping):
-        return input_values(graph, (), batch)
-    return input_values(graph, tuple(batch), {})
+        return (batch,), {}
+    return ((), batch) if isinstance(batch, Mapping) else (tuple(batch), {})
 
 
 def _gradients(
@@ -108,4 +108,4 @@ def _trained(param: Param) -> bool:
     return param.kind == "param" and param.data.is_floating_point()
 
 
-__all__ = ["Batch", "Calibration", "needed"]
+__all__ = ["Batch", "Calibration", "arguments", "needed"]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils import _pytree as pytree
 
-from netir.calibration import Batch, Calibration
+from netir.calibration import Batch, Calibration, arguments
 from netir.errors import NetirError, NetirWarning
 from netir.followers import (
     OptimizerMemory,
@@ -103,7 +103,7 @@ class Live:
         return self._known.replace(params=params)
 
     def _trace(self) -> None:
-        args, kwargs = _call(self._example) if self._last is None else self._last.taken()
+        args, kwargs = arguments(self._example) if self._last is None else self._last.taken()
         graph = trace(self._module, args, kwargs, dynamic=self._dynamic)
         paths = {n: n for n in graph.params}
         if isinstance(self._module, Lowered):
@@ -229,14 +229,6 @@ class _Shape:
 
     def zeros(self) -> Tensor:
         return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
-
-
-def _call(example: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(example, Tensor):
-        return (example,), {}
-    if isinstance(example, Mapping):
-        return (), dict(example)
-    return tuple(example), {}
 
 
 __all__ = ["Live"]

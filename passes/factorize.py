@@ -12,9 +12,9 @@ from netir.basis import Contract
 from netir.calibration import Calibration
 from netir.edit import Edit
 from netir.errors import NetirError, nearest
-from netir.ir import Graph
+from netir.ir import Graph, Node
 from netir.ops.conv import Conv
-from netir.ops.linear import Linear
+from netir.ops.linear import AddMM, Linear
 from netir.passes.layers.lowrank import (
     SPLITS,
     Amount,
@@ -25,7 +25,14 @@ from netir.passes.layers.lowrank import (
     rounding,
     spectral_norm,
 )
-from netir.passes.merge import Layer, layer_of, merged_weight, names_one, weights_of
+from netir.passes.merge import (
+    Layer,
+    layer_of,
+    merged_weight,
+    names_one,
+    product_of,
+    weights_of,
+)
 from netir.rewrite import EditPass, Left, Site
 from netir.where import chosen_nodes
 
@@ -75,9 +82,9 @@ class Factorize(EditPass):
 
     def sites(self, graph: Graph, calibration: Calibration | None) -> Iterator[Site | Left]:
         for node in chosen_nodes(graph, self.where).values():
-            layer = layer_of(graph, node)
+            layer = (product_of if isinstance(node.op, AddMM) else layer_of)(graph, node)
             if isinstance(layer, str):
-                if isinstance(node.op, Linear | Conv) or names_one(self.where):
+                if isinstance(node.op, Linear | Conv | AddMM) or names_one(self.where):
                     yield Left(node.name, layer)
                 continue
             found = self._factors(layer)
@@ -156,11 +163,10 @@ class Factorize(EditPass):
     def rewrite(self, edit: Edit, site: Site) -> None:
         node = edit.before.node(site.name)
         layer, factors = site.found
-        names = weights_of(node)
+        value, names = _operands(node)
         old = edit.before.params[names[0]]
         path = _free(edit, names[0].removesuffix(".weight"))
         *first, last = zip(_LEAVES[len(factors.layers)], factors.layers, strict=True)
-        value = node.operands[0]
         for leaf, part in first:
             weight = edit.add_param(f"{path}.{leaf}.weight", replace(old, data=part.weight))
             fresh = edit.fresh(f"{node.name}.{leaf}")
@@ -177,6 +183,14 @@ class Factorize(EditPass):
         for name in names:
             edit.remove_param(name)
         edit.bound(node.name, sqrt(reach(layer)) * factors.off)
+
+
+def _operands(node: Node) -> tuple[str | None, list[str]]:
+    """What a layer reads, and the names of its weight and, if it has one, bias."""
+    if isinstance(node.op, AddMM):
+        bias, value, weight = node.operands
+        return value, [str(weight)[1:], str(bias)[1:]]
+    return node.operands[0], weights_of(node)
 
 
 def _stored(layer: Layer, split: Split, ranks: Ranks) -> Factors:

@@ -20,7 +20,7 @@ from netir.ir import Graph, Node, Param
 from netir.moves import Gather, Move
 from netir.ops.base import Op, per_axis
 from netir.ops.conv import Conv
-from netir.ops.linear import Linear
+from netir.ops.linear import AddMM, Linear
 from netir.rewrite import EditPass, Left, Site
 from netir.where import chosen_nodes
 
@@ -70,6 +70,24 @@ def layer_of(graph: Graph, node: Node) -> Layer | str:
     if weight.dtype not in FLOATS:
         return f"its weight is {graph.type_of('@' + weights_of(node)[0])}"
     found = Layer(node.op, weight, bias)
+    return found if found.finite() else "its weights are not finite"
+
+
+def product_of(graph: Graph, node: Node) -> Layer | str:
+    """The linear layer that a sum of a bias and a product with a stored matrix is, or why not."""
+    op, names = node.op, node.operands
+    if not isinstance(op, AddMM) or op.batched or op.beta != 1:
+        return f"it is a {op.name}, not a bias and the product with a matrix"
+    bias, weight = names[0], names[2]
+    if bias is None or weight is None or bias[0] + weight[0] != "@@":
+        return "its weights are computed"
+    why = _shared(graph, bias[1:]) or _shared(graph, weight[1:])
+    if why:
+        return why
+    added, matrix = (graph.params[name[1:]].data.detach() for name in (bias, weight))
+    if added.dtype not in FLOATS or added.shape != matrix.shape[1:]:
+        return f"its bias is {graph.type_of(bias)}, not one number for each column"
+    found = Layer(Linear(), matrix.mT * op.alpha, added)
     return found if found.finite() else "its weights are not finite"
 
 
@@ -330,4 +348,4 @@ def new_bias(edit: Edit, weight: str, bias: Tensor) -> str:
 
 
 __all__ = ["FLOATS", "Layer", "Merge", "anew", "layer_of", "merged", "merged_bias", "merged_op",
-           "merged_weight", "names_one", "new_bias", "pads", "weights_of"]  # fmt: skip
+           "merged_weight", "names_one", "new_bias", "pads", "product_of", "weights_of"]  # fmt: skip

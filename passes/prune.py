@@ -37,8 +37,9 @@ class Prune(WidthPass):
     something sums over it; normalisations run over what is left. At least one index of a space
     stays.
 
-    How much goes: the share `amount` of all indices, or as much as it takes until only a share of
-    the `parameters`, of the `macs` or of the measured `latency` of the whole network is left.
+    How much goes: the share `amount` of all indices (0.3 if nothing is said), or as much as it
+    takes until only a share of the `parameters`, of the `macs` or of the measured `latency` of the
+    whole network is left.
 
     Which go: `score` is a name out of `SCORES`, or a function of a space and an `Evidence`; with
     `readers`, the weights that read an index count beside those that make it. Indices compete
@@ -56,7 +57,7 @@ class Prune(WidthPass):
 
     name: ClassVar[str] = "prune"
     preserves: ClassVar[Contract] = Contract.MASKED
-    amount: float = 0.3
+    amount: float | None = None
     parameters: float | None = None
     macs: float | None = None
     latency: float | None = None
@@ -73,20 +74,20 @@ class Prune(WidthPass):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        given = [t for t in TARGETS if getattr(self, t) is not None]
-        given += ["amount"] if self.amount != Prune.amount else []
+        given = [t for t in ("amount", *TARGETS) if getattr(self, t) is not None]
         if len(given) > 1:
             raise NetirError(
                 f"prune has two targets: {given[0]} and {given[1]}", fix="give one of them"
             )
-        if not 0 < self.amount < 1:
+        if not 0 < self.share < 1:
+            if self.target == "amount":
+                raise NetirError(
+                    f"prune cannot remove {self.share} of a space",
+                    fix="use an amount between 0 and 1",
+                )
             raise NetirError(
-                f"prune cannot remove {self.amount} of a space", fix="use an amount between 0 and 1"
-            )
-        share = getattr(self, self.target)
-        if not 0 < share < 1:
-            raise NetirError(
-                f"prune cannot keep {share} of the {self.target}", fix="use a share between 0 and 1"
+                f"prune cannot keep {self.share} of the {self.target}",
+                fix="use a share between 0 and 1",
             )
         known = (("kind", self.kind, KINDS), ("compensation", self.compensate, COMPENSATIONS))
         for what, name, names in known:
@@ -99,6 +100,12 @@ class Prune(WidthPass):
     def target(self) -> str:
         """The option that says how much goes."""
         return next((t for t in TARGETS if getattr(self, t) is not None), "amount")
+
+    @property
+    def share(self) -> float:
+        """How much goes, or of a target how much may be left."""
+        found: float | None = getattr(self, self.target)
+        return 0.3 if found is None else found
 
     @property
     def rules(self) -> Rules:
@@ -154,7 +161,7 @@ class Prune(WidthPass):
         """How many indices of each space stay."""
         allocation = Allocation(graph, scores, self.rules)
         if self.target == "amount":
-            return allocation.widths(self.amount)
+            return allocation.widths(self.share)
 
         def build(widths: Widths) -> Graph:
             return change_basis(graph, {s: _best(scores[s], n) for s, n in widths.items()}).graph
@@ -164,13 +171,12 @@ class Prune(WidthPass):
             "macs": lambda: macs_left(graph, calibration),
             "latency": lambda: latency_left(graph, calibration, build),
         }
-        share = getattr(self, self.target)
-        return reached(allocation, self.target, share, costs[self.target]())
+        return reached(allocation, self.target, self.share, costs[self.target]())
 
     def _why(self, space: Space) -> str:
         """Why a space stays as it is."""
-        if self.scope == "local" and self.target == "amount" and space.size * self.amount <= 0.5:
-            return f"{self.amount} of {space.size} is less than one"
+        if self.scope == "local" and self.target == "amount" and space.size * self.share <= 0.5:
+            return f"{self.share} of {space.size} is less than one"
         if self.rules.fitted(0, space.size) == space.size:
             return f"none of its {space.size} may go: round_to, least or most forbids it"
         return "nothing of it has to go"

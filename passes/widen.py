@@ -22,11 +22,11 @@ _APART = 0.2
 class Widen(WidthPass):
     """Grow spaces, keeping the function (Net2Net: Chen, Goodfellow, Shlens 2016).
 
-    The new width is `factor` times the old one, `count` more, or `to`; with `multiple` it is
-    rounded up to a multiple of that. The first channels are the old ones; further ones copy old
-    ones in turn (`order="cycle"`) or drawn by chance ("random"). Whatever sums over a copied
-    channel shares its weight out among the copies: equally, or with `split="uneven"` in unequal
-    shares that sum to 1. Copies with equal shares get equal gradients and stay equal for ever;
+    The new width is `factor` times the old one (2 if nothing is said), `count` more, or `to`; with
+    `multiple` it is rounded up to a multiple of that. The first channels are the old ones; further
+    ones copy old ones in turn (`order="cycle"`) or drawn by chance ("random"). Whatever sums over a
+    copied channel shares its weight out among the copies: equally, or with `split="uneven"` in
+    unequal shares that sum to 1. Copies with equal shares get equal gradients and stay equal for ever;
     unequal ones part in training.
 
     A space that a normalisation reads grows by whole factors only, since there every channel
@@ -35,7 +35,7 @@ class Widen(WidthPass):
 
     name: ClassVar[str] = "widen"
     preserves: ClassVar[Contract] = Contract.EXACT
-    factor: float = 2.0
+    factor: float | None = None
     count: int | None = None
     to: int | None = None
     multiple: int = 1
@@ -44,10 +44,9 @@ class Widen(WidthPass):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.factor < float("inf"):
+        if self.factor is not None and not 1 <= self.factor < float("inf"):
             raise NetirError(f"widen cannot use factor {self.factor}", fix="use a number from 1 up")
-        given = [self.factor != Widen.factor, self.count is not None, self.to is not None]
-        if sum(given) > 1:
+        if [self.factor, self.count, self.to].count(None) < 2:
             raise NetirError(
                 f"{self} has more than one width", fix="give one of factor, count and to"
             )
@@ -74,7 +73,7 @@ class Widen(WidthPass):
 
     def _width(self, size: int) -> int:
         """The width that a space of this size gets."""
-        wanted = round(size * self.factor)
+        wanted = round(size * (self.factor or 2))
         if self.count is not None:
             wanted = size + self.count
         elif self.to is not None:

@@ -98,6 +98,36 @@ def test_the_second_factor_keeps_the_name_of_the_node() -> None:
     assert list(graph.params) == ["0.weight", "0.bias"], "the old graph is as it was"
 
 
+class Product(nn.Module):
+    """A layer that stores its weight with a row for each input, as GPT-2 does."""
+
+    def __init__(self, **scales: float) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(12, 20)), nn.Parameter(torch.randn(20))
+        self.scales = scales
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x, self.weight, **self.scales)
+
+
+def test_a_bias_and_a_product_become_two_linear_layers() -> None:
+    torch.manual_seed(0)
+    graph, x = graph_of(nn.Sequential(Product(alpha=2)), 3, 12)
+    done = Factorize(rank=4)(graph)
+    assert [node.op.name for node in done.nodes.values()] == ["linear", "linear"]
+    u, s, v = np.linalg.svd(2 * graph.params["0.weight"].data.numpy())
+    best = torch.from_numpy((u[:, :4] * s[:4]) @ v[:4])
+    assert torch.allclose(netir.run(done, x), x @ best + graph.params["0.bias"].data, atol=1e-12)
+    verify(graph, done, x)
+    assert isinstance(netir.to_torch(done).get_submodule("0.expand"), nn.Linear)
+
+
+def test_a_product_with_a_scaled_bias_is_left() -> None:
+    graph, _ = graph_of(nn.Sequential(Product(beta=0.5)), 3, 12)
+    with pytest.warns(NetirWarning, match="not a bias and the product"):
+        assert Factorize(rank=4)(graph).nodes == graph.nodes
+
+
 def test_factors_share_the_singular_values_equally() -> None:
     graph, _ = graph_of(nn.Sequential(nn.Linear(12, 20)), 3, 12)
     done = Factorize(rank=4)(graph)

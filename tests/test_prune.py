@@ -408,7 +408,7 @@ def test_compensation_comes_after_the_choice(how: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"amount": 0.5, "macs": 0.5}, "two targets: macs and amount"),
+        ({"amount": 0.3, "macs": 0.5}, "two targets: amount and macs"),
         ({"parameters": 0.5, "latency": 0.5}, "two targets: parameters and latency"),
         ({"macs": 1.0}, "keep 1.0 of the macs"),
         ({"parameters": 0}, "keep 0 of the parameters"),

@@ -180,7 +180,7 @@ def test_where_a_norm_mixes_every_channel_has_equally_many_copies() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"factor": 3, "count": 2}, "more than one width"),
+        ({"factor": 2, "count": 2}, "more than one width"),
         ({"count": 2, "to": 8}, "more than one width"),
         ({"factor": 0.9}, "factor 0.9"),
         ({"count": 0}, "count 0"),

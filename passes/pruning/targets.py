@@ -10,13 +10,12 @@ import time
 from collections.abc import Callable, Mapping
 from math import ceil
 from statistics import median
-from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
 from netir.basis import Basis
-from netir.calibration import Batch, Calibration, needed
+from netir.calibration import Batch, Calibration, arguments, needed
 from netir.dims import evaluate, product
 from netir.errors import NetirError
 from netir.evaluate import symbol_values
@@ -118,7 +117,7 @@ def latency_left(
 def time_ratio(one: torch.nn.Module, other: torch.nn.Module, batch: Batch) -> float:
     """How long one module takes on the CPU as a share of another; both are run in turn."""
     times: dict[torch.nn.Module, list[float]] = {one.cpu(): [], other.cpu(): []}
-    args, kwargs = _call(batch)
+    args, kwargs = arguments(pytree.tree_map_only(torch.Tensor, torch.Tensor.cpu, batch))
     with torch.inference_mode():
         for _ in range(1 + _REPEATS):
             for module, taken in times.items():
@@ -126,13 +125,6 @@ def time_ratio(one: torch.nn.Module, other: torch.nn.Module, batch: Batch) -> fl
                 module(*args, **kwargs)
                 taken.append(time.perf_counter() - start)
     return median(times[one][1:]) / median(times[other][1:])
-
-
-def _call(batch: Batch) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    batch = pytree.tree_map_only(torch.Tensor, torch.Tensor.cpu, batch)
-    if isinstance(batch, Mapping):
-        return (), batch
-    return ((batch,) if isinstance(batch, torch.Tensor) else tuple(batch)), {}
 
 
 def _moves(widths: Widths) -> LayoutMoves:
