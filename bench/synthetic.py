@@ -13,12 +13,13 @@ import torch
 
 from netir import Graph
 from netir.ir import Kind, Node, Param, Ref, TensorType
+from netir.ops.arithmetic import Add
 from netir.ops.base import Op
 from netir.ops.conv import Conv
 from netir.ops.join import Cat
 from netir.ops.linear import Linear, MatMul
 from netir.ops.norm import BatchNorm, LayerNorm
-from netir.ops.pointwise import Add, Relu
+from netir.ops.pointwise import Relu
 from netir.ops.reduce import Softmax
 from netir.ops.shape import Permute, Reshape
 

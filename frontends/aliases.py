@@ -19,16 +19,8 @@ from netir.ir import TensorType
 from netir.ops.base import Op
 from netir.ops.join import Split, Unbind
 from netir.ops.pointwise import Cast, Contiguous, Detach, Identity
-from netir.ops.shape import (
-    Permute,
-    Reshape,
-    Select,
-    SelectScatter,
-    Slice,
-    SliceScatter,
-    Squeeze,
-    Unsqueeze,
-)
+from netir.ops.shape import Permute, Reshape, Squeeze, Unsqueeze
+from netir.ops.slices import Select, SelectScatter, Slice, SliceScatter
 
 
 @dataclass(eq=False)

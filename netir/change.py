@@ -21,7 +21,7 @@ from netir.ir import Graph, Node, Param, TensorType
 from netir.layout_moves import NOTHING, LayoutMoves
 from netir.layouts import Atom, Layout, atoms
 from netir.moves import AxisMove, Gather, Move, Moves
-from netir.ops.pointwise import Mul
+from netir.ops.arithmetic import Mul
 from netir.site import Derived, Use
 from netir.spaces import Analysis, Space
 

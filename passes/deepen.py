@@ -13,8 +13,9 @@ from netir.calibration import Calibration
 from netir.edit import Edit
 from netir.errors import NetirError, nearest
 from netir.ir import Graph, Node, TensorType
+from netir.ops.arithmetic import Add
 from netir.ops.base import Op
-from netir.ops.pointwise import Add, Relu
+from netir.ops.pointwise import Relu
 from netir.ops.pool import AvgPool, MaxPool
 from netir.passes.layers.activations import IDEMPOTENT, activates
 from netir.passes.layers.insert import (

@@ -16,7 +16,7 @@ from netir.edit import Edit
 from netir.errors import NetirError, nearest
 from netir.ir import Graph, Param
 from netir.moves import Move
-from netir.ops.pointwise import Mul
+from netir.ops.arithmetic import Mul
 from netir.passes.connections import Weight, weights
 from netir.rewrite import EditPass, Left, Site
 

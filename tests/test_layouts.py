@@ -31,8 +31,8 @@ from netir.layouts import (
     unify,
 )
 from netir.ops import Op
+from netir.ops.arithmetic import Add
 from netir.ops.join import Cat, Split
-from netir.ops.pointwise import Add
 from netir.ops.shape import Permute, Reshape
 from tests.indices import gathered, taken
 

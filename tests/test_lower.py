@@ -301,3 +301,17 @@ def test_parameter_names_cannot_be_code(name: str) -> None:
     params = {**graph.params, name: next(iter(graph.params.values()))}
     with pytest.raises(netir.NetirError, match="cannot be the name"):
         to_torch(graph.replace(params=params))
+
+
+class OnePiece(nn.Module):
+    """Operators that give tuples, here of one tensor each."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        (row,) = x.split(3, 1)[0].unbind(2)
+        (grid,) = torch.meshgrid(row[:, 0], indexing="ij")
+        return grid + 1
+
+
+def test_tuples_of_one_tensor_are_unpacked() -> None:
+    model, x = OnePiece(), torch.randn(2, 3, 1)
+    assert torch.equal(to_torch(netir.trace(model, (x,)))(x), model(x))

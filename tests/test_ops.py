@@ -21,8 +21,9 @@ from netir.ops import OPS, Op
 from netir.ops.pointwise import Identity
 from netir.site import Derived
 from netir.spaces import Analysis
-from tests.examples import EXAMPLES, SIZES, Example
+from tests.examples import EXAMPLES
 from tests.indices import gathered, present, scaled, shares, taken
+from tests.operands import SIZES, Example
 
 each_example = pytest.mark.parametrize(
     "example", EXAMPLES, ids=[f"{i}-{e.op.name}" for i, e in enumerate(EXAMPLES)]
@@ -82,7 +83,7 @@ def test_to_torch_takes_stand_ins(example: Example) -> None:
     ]
     found = op.to_torch(*proxies)
     count = len(called(op, operands))
-    outputs = [found] if count == 1 and isinstance(found, fx.Proxy) else [
+    outputs = [found] if count == 1 and not op.several else [
         found[i] for i in range(count)
     ]
     graph.output(tuple(o.node for o in outputs))

@@ -14,7 +14,8 @@ from netir.errors import NetirError
 from netir.ir import Graph, Node, Param, Record, Ref, Step, TensorType
 from netir.ops import OPS
 from netir.text import parse_graph, print_graph
-from tests.examples import EXAMPLES, Example
+from tests.examples import EXAMPLES
+from tests.operands import Example
 from tests.zoo.traced import NAMES, traced
 
 GOLDEN = sorted((Path(__file__).parent / "golden/text").glob("*.ir"))

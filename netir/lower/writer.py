@@ -123,7 +123,7 @@ class Writer:
             found = self._run(node, operands)
         if isinstance(found, fx.Proxy) and len(self._result.nodes) > before:
             found.node._rename(node.name.replace(".", "_"))
-        if len(node.results) == 1 and not isinstance(found, (tuple, list)):
+        if not node.op.several and not isinstance(found, (tuple, list)) and len(node.results) == 1:
             self._values[node.name] = found
             return
         for number, result in enumerate(node.results):

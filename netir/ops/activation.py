@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,9 @@ from netir.dims import divide
 from netir.layouts import cut
 from netir.ops.base import AtenCall, Op, Tensor, TensorType, expect
 from netir.ops.pointwise import Number, Pointwise
+
+if TYPE_CHECKING:
+    from netir.lower.tape import OnnxValue, Tape
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,9 @@ class Gelu(Pointwise):
     def to_torch(self, x: Tensor) -> Tensor:
         return F.gelu(x, approximate=self.approximate)
 
+    def to_onnx(self, g: Tape, x: OnnxValue) -> Any:
+        return g.op("Gelu", [x], {"approximate": self.approximate})
+
 
 @dataclass(frozen=True)
 class LeakyRelu(Pointwise):
@@ -37,6 +43,9 @@ class LeakyRelu(Pointwise):
 
     def to_torch(self, x: Tensor) -> Tensor:
         return F.leaky_relu(x, self.negative_slope)
+
+    def to_onnx(self, g: Tape, x: OnnxValue) -> Any:
+        return g.op("LeakyRelu", [x], {"alpha": float(self.negative_slope)})
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,13 @@ class Elu(Pointwise):
             return F.elu(x, self.alpha)
         return torch.ops.aten.elu.default(x, self.alpha, self.scale, self.input_scale)  # type: ignore[no-any-return]
 
+    def to_onnx(self, g: Tape, x: OnnxValue) -> Any:
+        if self.scale == 1 and self.input_scale == 1:
+            return g.op("Elu", [x], {"alpha": float(self.alpha)})
+        bent = g.binary("Sub", g.op("Exp", [g.binary("Mul", x, self.input_scale)]), 1)
+        below = g.binary("Mul", bent, self.alpha)
+        return g.binary("Mul", g.where(g.binary("Greater", x, 0), x, below), self.scale)
+
 
 @dataclass(frozen=True)
 class Celu(Pointwise):
@@ -65,6 +81,9 @@ class Celu(Pointwise):
 
     def to_torch(self, x: Tensor) -> Tensor:
         return F.celu(x, self.alpha)
+
+    def to_onnx(self, g: Tape, x: OnnxValue) -> Any:
+        return g.op("Celu", [x], {"alpha": float(self.alpha)})
 
 
 @dataclass(frozen=True)
@@ -79,6 +98,9 @@ class Hardtanh(Pointwise):
     def to_torch(self, x: Tensor) -> Tensor:
         return F.hardtanh(x, self.min_val, self.max_val)
 
+    def to_onnx(self, g: Tape, x: OnnxValue) -> Any:
+        return g.op("Clip", [x, g.number(self.min_val, x), g.number(self.max_val, x)])
+
 
 @dataclass(frozen=True)
 class Softplus(Pointwise):
@@ -92,6 +114,12 @@ class Softplus(Pointwise):
     def to_torch(self, x: Tensor) -> Tensor:
         return F.softplus(x, self.beta, self.threshold)
 
+    def to_onnx(self, g: Tape, x: OnnxValue) -> Any:
+        scaled = x if self.beta == 1 else g.binary("Mul", x, self.beta)
+        found = g.op("Softplus", [scaled])
+        found = found if self.beta == 1 else g.binary("Div", found, self.beta)
+        return g.where(g.binary("Greater", scaled, self.threshold), x, found)
+
 
 @dataclass(frozen=True)
 class Hardshrink(Pointwise):
@@ -104,6 +132,9 @@ class Hardshrink(Pointwise):
     def to_torch(self, x: Tensor) -> Tensor:
         return F.hardshrink(x, self.lambd)
 
+    def to_onnx(self, g: Tape, x: OnnxValue) -> Any:
+        return g.op("Shrink", [x], {"lambd": float(self.lambd), "bias": 0.0})
+
 
 @dataclass(frozen=True)
 class Softshrink(Pointwise):
@@ -115,6 +146,9 @@ class Softshrink(Pointwise):
 
     def to_torch(self, x: Tensor) -> Tensor:
         return F.softshrink(x, self.lambd)
+
+    def to_onnx(self, g: Tape, x: OnnxValue) -> Any:
+        return g.op("Shrink", [x], {"lambd": float(self.lambd), "bias": float(self.lambd)})
 
 
 @dataclass(frozen=True)
@@ -129,6 +163,10 @@ class Threshold(Pointwise):
     def to_torch(self, x: Tensor) -> Tensor:
         return F.threshold(x, self.threshold, self.value)
 
+    def to_onnx(self, g: Tape, x: OnnxValue) -> Any:
+        above = g.binary("Greater", x, self.threshold)
+        return g.where(above, x, g.number(self.value, x))
+
 
 @dataclass(frozen=True)
 class Rrelu(Pointwise):
@@ -141,6 +179,9 @@ class Rrelu(Pointwise):
 
     def to_torch(self, x: Tensor) -> Tensor:
         return F.rrelu(x, self.lower, self.upper)
+
+    def to_onnx(self, g: Tape, x: OnnxValue) -> Any:
+        return g.op("LeakyRelu", [x], {"alpha": (self.lower + self.upper) / 2})
 
     def to_module(self) -> nn.Module | None:
         return nn.RReLU(self.lower, self.upper)
@@ -162,6 +203,10 @@ class Clamp(Pointwise):
     def to_torch(self, x: Tensor) -> Tensor:
         return torch.clamp(x, min=self.min, max=self.max)
 
+    def to_onnx(self, g: Tape, x: OnnxValue) -> Any:
+        bounds = [None if b is None else g.number(b, x) for b in (self.min, self.max)]
+        return g.op("Clip", [x, *bounds])
+
 
 @dataclass(frozen=True)
 class Prelu(Op):
@@ -180,6 +225,10 @@ class Prelu(Op):
 
     def to_torch(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.prelu(x, weight)
+
+    def to_onnx(self, g: Tape, x: OnnxValue, weight: OnnxValue) -> Any:
+        shape = (*weight.shape, *(1,) * (x.rank - 2)) if x.rank > 1 else weight.shape
+        return g.op("PRelu", [x, g.reshape(weight, shape)])
 
 
 @dataclass(frozen=True)
@@ -209,6 +258,11 @@ class Glu(Op):
     def to_torch(self, x: Tensor) -> Tensor:
         return F.glu(x, self.dim)
 
+    def to_onnx(self, g: Tape, x: OnnxValue) -> Any:
+        half = g.types[0].shape[self.dim]
+        values, gates = g.split(x, self.dim, (half, half))
+        return g.op("Mul", [values, g.op("Sigmoid", [gates])])
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         return cls(call.axis(default=-1))
@@ -226,6 +280,9 @@ class Dropout(Pointwise):
         return True
 
     def to_torch(self, x: Tensor) -> Tensor:
+        return x
+
+    def to_onnx(self, g: Tape, x: OnnxValue) -> Any:
         return x
 
     def to_module(self) -> nn.Module | None:

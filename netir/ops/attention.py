@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.nn.functional as F
 
 from netir.layouts import Layout
 from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, expect, product
+
+if TYPE_CHECKING:
+    from netir.lower.tape import OnnxValue, Tape
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,21 @@ class Attention(Op):
             enable_gqa=self.enable_gqa, dropout_p=training * self.dropout_p,
         )  # fmt: skip
 
+    def to_onnx(
+        self, g: Tape, q: OnnxValue, k: OnnxValue, v: OnnxValue, mask: OnnxValue | None = None
+    ) -> Any:
+        if self.enable_gqa:
+            k, v = (_for_each_query_head(g, x, q.shape[-3]) for x in (k, v))
+        order = list(range(k.rank))
+        order[-2:] = reversed(order[-2:])
+        scaled = g.binary("Mul", q, self.scale)
+        scores = g.op("MatMul", [scaled, g.transpose(k, order)])
+        if self.is_causal:
+            mask = _causal(g, q.shape[-2], k.shape[-2])
+        if mask is None:
+            return g.op("MatMul", [g.op("Softmax", [scores], {"axis": -1}), v])
+        return _masked(g, scores, mask, v, blank=not self.is_causal)
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         head = call.types[0].shape[-1]
@@ -77,3 +96,37 @@ class Attention(Op):
         if call.options.pop("dropout_p", 0.0):
             return None
         return cls(scale=head**-0.5 if scale is None else scale, **call.options)
+
+
+def _for_each_query_head(g: Tape, x: OnnxValue, heads: Any) -> OnnxValue:
+    """Keys or values with every head repeated for the queries that share it."""
+    *lead, own, length, size = x.shape
+    apart = g.unsqueeze(x, [x.rank - 2])
+    wide = g.expand(apart, (*lead, own, heads // own, length, size))
+    return g.reshape(wide, (*lead, heads, length, size))
+
+
+def _causal(g: Tape, queries: Dim, keys: Dim) -> OnnxValue:
+    """Whether a query may see a key: those at its own place and before."""
+    def write() -> OnnxValue:
+        place = g.unsqueeze(g.positions(queries), [1])
+        return g.op("LessOrEqual", [g.positions(keys), place])  # type: ignore[no-any-return]
+
+    return g.shared(("causal", queries, keys), write)
+
+
+def _masked(
+    g: Tape, scores: OnnxValue, mask: OnnxValue, v: OnnxValue, *, blank: bool
+) -> OnnxValue:
+    """Softmax and values with a mask; with `blank`, a query that sees nothing gives zeros."""
+    if mask.dtype == torch.bool:
+        none = g.number(float("-inf"), scores)
+        added = g.where(mask, g.number(0, scores), none)
+    else:
+        added = g.cast(mask, scores.dtype)
+    weights = g.op("Softmax", [g.op("Add", [scores, added])], {"axis": -1})
+    found: OnnxValue = g.op("MatMul", [weights, v])
+    if not blank:
+        return found
+    best = g.reduce("ReduceMax", added, [-1], keepdims=True)
+    return g.where(g.binary("Equal", best, float("-inf")), g.number(0, found), found)

@@ -22,9 +22,14 @@ from netir.layouts import size_of
 
 if TYPE_CHECKING:
     from netir.layouts import Layout
+    from netir.lower.tape import OnnxValue, Tape
     from netir.site import Site
 
 Types = TensorType | tuple[TensorType, ...]
+
+
+class NoLowering(NetirError):
+    """An op, or a form of it, that a target cannot express."""
 
 
 @dataclass
@@ -65,8 +70,15 @@ class Op:
     """What new entries of an operand start with, where that is not 0."""
     bends: ClassVar[frozenset[int]] = frozenset()
     """The operands in which it is not linear, of an op that is in others."""
+    several: ClassVar[bool] = False
+    """Whether `to_torch` gives a tuple even where there is one result."""
+    ties: ClassVar[bool] = False
+    """Whether it tells places that are not defined where values are equal."""
     placed: ClassVar[bool] = False
     """Whether it makes a tensor out of numbers, and `to_torch` must be told `device`."""
+
+    onnx: ClassVar[str] = ""
+    """The ONNX operator that does the same to the same operands, if it needs no attributes."""
 
     modal: ClassVar[bool] = False
     """Whether `to_torch` may be told `training`; without it, it means eval mode."""
@@ -129,6 +141,16 @@ class Op:
         """
         raise NotImplementedError
 
+    def to_onnx(self, g: Tape, *operands: Any) -> OnnxValue | tuple[OnnxValue, ...]:
+        """Write it on a tape, as in eval mode; operands are `OnnxValue`, or None if left out.
+
+        A result of another element type than `infer` says is cast to it.
+        """
+        if not self.onnx:
+            raise NoLowering(f"ONNX has no counterpart of '{self.name}'")
+        kind = g.types[0]
+        return g.op(self.onnx, operands, dtype=kind.dtype, shape=kind.shape)  # type: ignore[no-any-return]
+
     def to_module(self) -> nn.Module | None:
         """A module that does it, for an op that behaves differently in train mode."""
         return None
@@ -190,6 +212,7 @@ def per_axis(value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
 __all__ = [
     "AtenCall",
     "Dim",
+    "NoLowering",
     "Op",
     "Tensor",
     "TensorType",

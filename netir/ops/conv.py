@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
 
 from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, expect, per_axis, product
+
+if TYPE_CHECKING:
+    from netir.lower.tape import OnnxValue, Tape
 
 _CONV = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 _TRANSPOSED = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}
@@ -74,6 +77,25 @@ class Conv(Op):
         function = _CONV[self.rank + 2]
         return function(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
+    def to_onnx(self, g: Tape, x: OnnxValue, *params: OnnxValue | None) -> Any:
+        kernel = params[0].shape[2:]  # type: ignore[union-attr]
+        attributes = {
+            "kernel_shape": kernel,
+            "strides": per_axis(self.stride, self.rank),
+            "dilations": per_axis(self.dilation, self.rank),
+            "pads": self._pads(kernel),
+            "group": self.groups,
+        }
+        return g.op("Conv", [x, *params], attributes)
+
+    def _pads(self, kernel: tuple[Any, ...]) -> tuple[int, ...]:
+        """What is added before each axis, then what is added after each."""
+        if self.padding == "same":
+            dilation = per_axis(self.dilation, self.rank)
+            total = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+            return (*(t // 2 for t in total), *(t - t // 2 for t in total))
+        return per_axis((0,) if isinstance(self.padding, str) else self.padding, self.rank) * 2
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         if not isinstance(call.options.get("groups", 1), int):
@@ -133,6 +155,17 @@ class ConvTranspose(Op):
             x, weight, bias, self.stride, self.padding, self.output_padding, self.groups,
             self.dilation,
         )  # fmt: skip
+
+    def to_onnx(self, g: Tape, x: OnnxValue, *params: OnnxValue | None) -> Any:
+        attributes = {
+            "kernel_shape": params[0].shape[2:],  # type: ignore[union-attr]
+            "strides": per_axis(self.stride, self.rank),
+            "dilations": per_axis(self.dilation, self.rank),
+            "pads": per_axis(self.padding, self.rank) * 2,
+            "output_padding": per_axis(self.output_padding, self.rank),
+            "group": self.groups,
+        }
+        return g.op("ConvTranspose", [x, *params], attributes)
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from netir.dims import Dim
 from netir.ops.base import AtenCall, Op, Tensor, TensorType
+
+if TYPE_CHECKING:
+    from netir.lower.tape import OnnxValue, Tape
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,9 @@ class Full(Op):
     def to_torch(self, device: Any = None) -> Tensor:
         return torch.full(self.shape, self.value, dtype=self.dtype, device=device)  # type: ignore[arg-type]
 
+    def to_onnx(self, g: Tape, *operands: OnnxValue) -> OnnxValue:
+        return g.filled(self.shape, self.value, self.dtype)
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         call.operands.clear()
@@ -71,6 +77,13 @@ class Arange(Op):
 
     def to_torch(self, device: Any = None) -> Tensor:
         return torch.arange(self.start, self.end, self.step, dtype=self.dtype, device=device)  # type: ignore[arg-type]
+
+    def to_onnx(self, g: Tape) -> OnnxValue:
+        start, step = self.start, self.step
+        if not isinstance(start, float) and not isinstance(step, float):
+            return g.arange(start, self.size, step)
+        count = g.cast(g.arange(0, self.size), self.dtype)
+        return g.binary("Add", g.op("Mul", [count, g.number(step, count)]), g.number(start, count))
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from netir.dims import same
 from netir.layouts import Layout, concat, size_of
 from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, expect, promote
-from netir.ops.shape import cut_all
+from netir.ops.slices import cut_all
+
+if TYPE_CHECKING:
+    from netir.lower.tape import OnnxValue, Tape
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,9 @@ class Expand(Op):
 
     def to_torch(self, x: Tensor) -> Tensor:
         return x.expand(self.shape)  # type: ignore[arg-type]
+
+    def to_onnx(self, g: Tape, x: OnnxValue) -> OnnxValue:
+        return g.expand(x, self.shape)
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
@@ -104,6 +110,11 @@ class Cat(Op):
     def to_torch(self, *operands: Tensor) -> Tensor:
         return torch.cat(operands, self.dim)
 
+    def to_onnx(self, g: Tape, *operands: OnnxValue) -> OnnxValue:
+        rank = g.types[0].rank
+        whole = [g.cast(o, g.types[0].dtype) for o in operands if o.rank == rank]
+        return g.concat(whole, self.dim)
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         return cls(call.options.get("dim", 0) % max(t.rank for t in call.types))
@@ -139,6 +150,10 @@ class Stack(Op):
     def to_torch(self, *operands: Tensor) -> Tensor:
         return torch.stack(operands, self.dim)
 
+    def to_onnx(self, g: Tape, *operands: OnnxValue) -> OnnxValue:
+        layers = [g.unsqueeze(g.cast(o, g.types[0].dtype), [self.dim]) for o in operands]
+        return g.concat(layers, self.dim)
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         return cls(call.options.get("dim", 0) % (call.types[0].rank + 1))
@@ -149,6 +164,7 @@ class Split(Op):
     """Pieces of the given sizes, in order, along `dim`."""
 
     name = "split"
+    several = True
     aten = ("split_with_sizes.default", "split.Tensor", "chunk.default", "split.sizes",
             "tensor_split.sections", "tensor_split.indices", "unsafe_chunk.default",
             "unsafe_split.Tensor", "unsafe_split_with_sizes.default")  # fmt: skip
@@ -179,6 +195,9 @@ class Split(Op):
     def to_torch(self, x: Tensor) -> tuple[Tensor, ...]:
         return torch.split(x, list(self.sizes), self.dim)  # type: ignore[arg-type]
 
+    def to_onnx(self, g: Tape, x: OnnxValue) -> tuple[OnnxValue, ...]:
+        return tuple(g.split(x, self.dim, self.sizes))
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         dim = call.options.get("dim", 0) % call.types[0].rank
@@ -190,6 +209,7 @@ class Unbind(Op):
     """Every index along `dim` as a value of its own."""
 
     name = "unbind"
+    several = True
     aten = ("unbind.int",)
     dim: int = 0
 
@@ -211,6 +231,9 @@ class Unbind(Op):
 
     def to_torch(self, x: Tensor) -> tuple[Tensor, ...]:
         return torch.unbind(x, self.dim)
+
+    def to_onnx(self, g: Tape, x: OnnxValue) -> tuple[OnnxValue, ...]:
+        return tuple(g.gather(x, g.constant(i), self.dim) for i in range(len(g.types)))
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
@@ -253,6 +276,10 @@ class Repeat(Op):
     def to_torch(self, x: Tensor) -> Tensor:
         return x.repeat(self.repeats)  # type: ignore[arg-type]
 
+    def to_onnx(self, g: Tape, x: OnnxValue) -> OnnxValue:
+        x = g.unsqueeze(x, range(len(self.repeats) - x.rank))
+        return x if set(self.repeats) <= {1} else g.op("Tile", [x, self.repeats])
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         repeats = call.options.get("repeats", call.options.get("dims", ()))
@@ -283,6 +310,14 @@ class RepeatInterleave(Op):
     def to_torch(self, x: Tensor) -> Tensor:
         return torch.repeat_interleave(x, self.repeats, self.dim)  # type: ignore[arg-type]
 
+    def to_onnx(self, g: Tape, x: OnnxValue) -> OnnxValue:
+        size, count = x.shape[self.dim], self.repeats
+        if isinstance(size, int) and isinstance(count, int):
+            return g.gather(x, [i // count for i in range(size * count)], self.dim)
+        before, after = x.shape[: self.dim + 1], x.shape[self.dim + 1 :]
+        wide = g.expand(g.unsqueeze(x, [self.dim + 1]), (*before, count, *after))
+        return g.reshape(wide, g.types[0].shape)
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         if "dim" not in call.options and call.types[0].rank != 1:
@@ -295,6 +330,7 @@ class Meshgrid(Op):
     """Vectors as axes of one grid: a value for each, constant along the other axes."""
 
     name = "meshgrid"
+    several = True
     aten = ("meshgrid.indexing", "meshgrid.default")
     indexing: str = "ij"
 
@@ -316,3 +352,14 @@ class Meshgrid(Op):
 
     def to_torch(self, *operands: Tensor) -> Any:
         return torch.meshgrid(*operands, indexing=self.indexing)
+
+    def to_onnx(self, g: Tape, *operands: OnnxValue) -> tuple[OnnxValue, ...]:
+        axes = self._ordered(list(range(len(operands))))
+        return tuple(
+            g.expand(self._along(g, x, axes.index(i), len(axes)), g.types[i].shape)
+            for i, x in enumerate(operands)
+        )
+
+    def _along(self, g: Tape, x: OnnxValue, axis: int, rank: int) -> OnnxValue:
+        """A vector as the only axis of `rank` that is not 1."""
+        return g.unsqueeze(x, [i for i in range(rank) if i != axis or not x.rank])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,9 @@ from netir.ops.base import (
     product,
     promote,
 )
+
+if TYPE_CHECKING:
+    from netir.lower.tape import OnnxValue, Tape
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ class Linear(Op):
 
     def to_torch(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, weight, bias)
+
+    def to_onnx(
+        self, g: Tape, x: OnnxValue, weight: OnnxValue, bias: OnnxValue | None = None
+    ) -> Any:
+        return linear_in_onnx(g, x, weight, bias)
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,9 @@ class MatMul(Op):
     def to_torch(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.matmul(a, b)
 
+    def to_onnx(self, g: Tape, a: OnnxValue, b: OnnxValue) -> Any:
+        return g.op("MatMul", g.promoted(a, b))
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         conjugates = call.base == "vdot" and call.types[0].dtype.is_complex
@@ -112,6 +123,10 @@ class Outer(Op):
 
     def to_torch(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.outer(a, b)
+
+    def to_onnx(self, g: Tape, a: OnnxValue, b: OnnxValue) -> Any:
+        a, b = g.promoted(a, b)
+        return g.op("Mul", [g.unsqueeze(a, [1]), b])
 
 
 @dataclass(frozen=True)
@@ -144,6 +159,14 @@ class AddMM(Op):
     def to_torch(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
         function = torch.baddbmm if self.batched else torch.addmm
         return function(x, a, b, beta=self.beta, alpha=self.alpha)
+
+    def to_onnx(self, g: Tape, x: OnnxValue, a: OnnxValue, b: OnnxValue) -> Any:
+        found = g.op("MatMul", [a, b])
+        found = found if self.alpha == 1 else g.binary("Mul", found, self.alpha)
+        if self.beta == 0:
+            return found
+        added = x if self.beta == 1 else g.binary("Mul", x, self.beta)
+        return g.op("Add", [found, added])
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
@@ -199,6 +222,9 @@ class Einsum(Op):
     def to_torch(self, *operands: Tensor) -> Tensor:
         return torch.einsum(self.equation, *operands)
 
+    def to_onnx(self, g: Tape, *operands: OnnxValue) -> Any:
+        return g.op("Einsum", g.promoted(*operands), {"equation": self.equation})
+
 
 @dataclass(frozen=True)
 class Embedding(Op):
@@ -226,6 +252,9 @@ class Embedding(Op):
             index, weight, padding, None, 2.0, self.scale_grad_by_freq, self.sparse
         )
 
+    def to_onnx(self, g: Tape, weight: OnnxValue, index: OnnxValue) -> Any:
+        return g.gather(weight, index, 0)
+
 
 @dataclass(frozen=True)
 class Bilinear(Op):
@@ -250,6 +279,23 @@ class Bilinear(Op):
 
     def to_torch(self, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.bilinear(x, y, weight, bias)
+
+    def to_onnx(
+        self, g: Tape, x: OnnxValue, y: OnnxValue, weight: OnnxValue, bias: OnnxValue | None = None
+    ) -> Any:
+        rows = g.op("MatMul", [g.unsqueeze(x, [x.rank - 1, x.rank]), weight])
+        both = g.op("MatMul", [rows, g.unsqueeze(y, [y.rank - 1, y.rank + 1])])
+        found = g.squeeze(both, [-2, -1])
+        return found if bias is None else g.op("Add", [found, bias])
+
+
+def linear_in_onnx(g: Tape, x: OnnxValue, weight: OnnxValue, bias: OnnxValue | None) -> OnnxValue:
+    """`x @ weight.T + bias`; ONNX Runtime transposes a stored weight once, when it loads it."""
+    shape = (*x.shape[:-1], weight.shape[0])
+    if x.rank == 2 and bias is not None:
+        return g.op("Gemm", [x, weight, bias], {"transB": 1}, shape=shape)  # type: ignore[no-any-return]
+    found: OnnxValue = g.op("MatMul", [x, g.transpose(weight, (1, 0))], shape=shape)
+    return found if bias is None else g.op("Add", [found, bias], shape=shape)
 
 
 def _one_case(text: str) -> bool:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 
 from netir.dims import same
-from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, expect
+from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, expect, product
+
+if TYPE_CHECKING:
+    from netir.lower.tape import OnnxValue, Tape
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,26 @@ class Pad(Op):
     def to_torch(self, x: Tensor) -> Tensor:
         return F.pad(x, self.pad, self.mode, self.value)  # type: ignore[arg-type]
 
+    def to_onnx(self, g: Tape, x: OnnxValue) -> OnnxValue:
+        pairs = {x.rank - 1 - i: pair for i, pair in enumerate(self._pairs()) if pair != (0, 0)}
+        x = g.computable(x)
+        if self.mode == "constant":
+            return self._grown(g, x, pairs)
+        # ONNX is not clear about negative padding in these modes: it is cut off by itself
+        grown = {axis: tuple(map(_positive, pair)) for axis, pair in pairs.items()}
+        cut = {axis: tuple(map(_negative, pair)) for axis, pair in pairs.items()}
+        if self.mode == "circular":
+            return self._grown(g, _cut(g, x, cut), grown)
+        return _cut(g, self._grown(g, x, grown), cut)
+
+    def _grown(self, g: Tape, x: OnnxValue, pairs: Mapping[int, tuple[Dim, ...]]) -> OnnxValue:
+        pairs = {axis: pair for axis, pair in pairs.items() if pair != (0, 0)}
+        if not pairs:
+            return x
+        sizes = [pair[end] for end in (0, 1) for pair in pairs.values()]
+        value = g.number(self.value, x) if self.value else None
+        return g.op("Pad", [x, sizes, value, list(pairs)], {"mode": _MODES[self.mode]})  # type: ignore[no-any-return]
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         pad, value = call.options.get("pad"), call.options.get("value")
@@ -57,6 +82,25 @@ class Pad(Op):
         if call.base not in ("pad", "constant_pad_nd"):
             pad, mode = call.options["padding"], kinds[call.base.split("_")[0]]
         return None if pad is None else cls(tuple(pad), mode, value)
+
+
+_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
+def _positive(pad: Dim) -> Dim:
+    return max(pad, 0) if isinstance(pad, int) else pad
+
+
+def _negative(pad: Dim) -> int:
+    return max(-pad, 0) if isinstance(pad, int) else 0
+
+
+def _cut(g: Tape, x: OnnxValue, pairs: Mapping[int, tuple[int, ...]]) -> OnnxValue:
+    """`x` without so many indices at both ends of axes."""
+    for axis, (before, after) in pairs.items():
+        if before or after:
+            x = g.slice(x, axis, before, -after if after else None)
+    return x
 
 
 @dataclass(frozen=True)
@@ -81,12 +125,29 @@ class Roll(Op):
     def to_torch(self, x: Tensor) -> Tensor:
         return torch.roll(x, self.shifts, self.dims)  # type: ignore[arg-type]
 
+    def to_onnx(self, g: Tape, x: OnnxValue) -> OnnxValue:
+        if not self.dims:
+            count = product(x.shape)
+            return g.reshape(_rolled(g, g.reshape(x, (count,)), 0, self.shifts[0], count), x.shape)
+        found = x
+        for dim, shift in zip(self.dims, self.shifts, strict=True):
+            found = _rolled(g, found, dim, shift, x.shape[dim])
+        return found
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         shifts, dims = call.options["shifts"], call.options.get("dims", ())
         shifts = shifts if isinstance(shifts, tuple) else (shifts,)
         dims = dims if isinstance(dims, tuple) else (dims,)
         return cls(shifts, tuple(d % call.types[0].rank for d in dims))
+
+
+def _rolled(g: Tape, x: OnnxValue, dim: int, shift: Dim, size: Dim) -> OnnxValue:
+    """An axis of this size shifted in a circle."""
+    cut = (-shift) % size if size != 0 else 0
+    if cut == 0:
+        return x
+    return g.concat([g.slice(x, dim, cut, None), g.slice(x, dim, 0, cut)], dim)
 
 
 @dataclass(frozen=True)
@@ -98,7 +159,8 @@ class Flip(Op):
     dims: tuple[int, ...] = ()
 
     def layouts(self, site: Any) -> Any:
-        return self.along(site, self.dims, "its indices are reversed")
+        dims = self.dims if site.shape(0) else ()
+        return self.along(site, dims, "its indices are reversed")
 
     def linear(self) -> bool:
         return True
@@ -109,10 +171,21 @@ class Flip(Op):
     def to_torch(self, x: Tensor) -> Tensor:
         return torch.flip(x, self.dims)
 
+    def to_onnx(self, g: Tape, x: OnnxValue) -> OnnxValue:
+        return _flipped(g, x, self.dims)
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         rank = max(call.types[0].rank, 1)
         return cls(tuple(d % rank for d in call.options.get("dims", ())))
+
+
+def _flipped(g: Tape, x: OnnxValue, dims: Sequence[int]) -> OnnxValue:
+    """Axes in reverse: from the last index to before the first."""
+    back = (-1,) * len(dims)
+    if not dims or not x.rank:
+        return x
+    return g.op("Slice", [x, back, (-sys.maxsize,) * len(dims), dims, back], shape=x.shape)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -144,6 +217,14 @@ class Rot90(Op):
 
     def to_torch(self, x: Tensor) -> Tensor:
         return torch.rot90(x, self.k, self.dims)
+
+    def to_onnx(self, g: Tape, x: OnnxValue) -> OnnxValue:
+        turns, (a, b) = self.k % 4, self.dims
+        found = _flipped(g, x, ((), (b,), (a, b), (a,))[turns])
+        order = list(range(x.rank))
+        if turns % 2:
+            order[a], order[b] = b, a
+        return g.transpose(found, order)
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
@@ -196,6 +277,15 @@ class Diff(Op):
         before, after = (*rest, None, None)[:2]
         return torch.diff(x, self.n, self.dim, prepend=before, append=after)
 
+    def to_onnx(self, g: Tape, x: OnnxValue, *rest: OnnxValue | None) -> OnnxValue:
+        before, after = (*rest, None, None)[:2]
+        dim = self.dim % x.rank
+        found = g.concat([part for part in (before, x, after) if part is not None], dim)
+        for _ in range(self.n):
+            later, sooner = g.slice(found, dim, 1, None), g.slice(found, dim, 0, -1)
+            found = g.op("Xor" if x.dtype == torch.bool else "Sub", [later, sooner])
+        return found
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         return cls(call.options.get("n", 1), call.axis(default=-1))
@@ -223,6 +313,10 @@ class Triangle(Op):
 
     def to_torch(self, x: Tensor) -> Tensor:
         return (torch.triu if self.upper else torch.tril)(x, self.diagonal)  # type: ignore[arg-type]
+
+    def to_onnx(self, g: Tape, x: OnnxValue) -> OnnxValue:
+        diagonal = g.size(self.diagonal)
+        return g.op("Trilu", [g.computable(x), diagonal], {"upper": self.upper})  # type: ignore[no-any-return]
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
@@ -258,6 +352,15 @@ class Diagonal(Op):
 
     def to_torch(self, x: Tensor) -> Tensor:
         return torch.diagonal(x, self.offset, *self.dims)
+
+    def to_onnx(self, g: Tape, x: OnnxValue) -> OnnxValue:
+        count = g.types[0].shape[-1]
+        assert isinstance(count, int)
+        rows = torch.arange(count) + max(-self.offset, 0)
+        places = g.constant(torch.stack([rows, rows + self.offset], dim=1))
+        front = g.transpose(x, [*self.dims, *(i for i in range(x.rank) if i not in self.dims)])
+        found = g.op("GatherND", [front, places])
+        return g.transpose(found, [*range(1, x.rank - 1), 0])
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:

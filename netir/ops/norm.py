@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 
 from netir.ops.base import AtenCall, Op, Tensor, TensorType, expect, promote
+
+if TYPE_CHECKING:
+    from netir.lower.tape import OnnxValue, Tape
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,18 @@ class BatchNorm(Op):
         momentum = 0.0 if self.momentum is None else self.momentum
         return F.batch_norm(x, mean, variance, weight, bias, training, momentum, self.eps)
 
+    def to_onnx(self, g: Tape, x: OnnxValue, *vectors: OnnxValue | None) -> Any:
+        weight, bias, mean, variance = [*vectors, None, None, None, None][:4]
+        if mean is not None and variance is not None:
+            return _with_statistics(g, x, (weight, bias, mean, variance), self.eps)
+        axes = [i for i in range(x.rank) if i != 1]
+        mean = g.reduce("ReduceMean", x, axes, keepdims=True)
+        centred = g.op("Sub", [x, mean])
+        squares = g.op("Mul", [centred, centred])
+        variance = g.binary("Add", g.reduce("ReduceMean", squares, axes, keepdims=True), self.eps)
+        found = g.op("Div", [centred, g.op("Sqrt", [variance])])
+        return _scaled(g, found, weight, bias, x.rank - 2)
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         call.options.pop("cudnn_enabled", None)
@@ -88,6 +103,14 @@ class InstanceNorm(Op):
         return F.instance_norm(
             x, mean, variance, weight, bias, self.use_input_stats, self.momentum, self.eps
         )
+
+    def to_onnx(self, g: Tape, x: OnnxValue, *vectors: OnnxValue | None) -> Any:
+        weight, bias, mean, variance = [*vectors, None, None, None, None][:4]
+        if not self.use_input_stats and mean is not None and variance is not None:
+            return _with_statistics(g, x, (weight, bias, mean, variance), self.eps)
+        weight = g.filled(x.shape[1:2], 1, x.dtype) if weight is None else weight
+        bias = g.filled(x.shape[1:2], 0, x.dtype) if bias is None else bias
+        return g.op("InstanceNormalization", [x, weight, bias], {"epsilon": self.eps})
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
@@ -134,6 +157,13 @@ class LayerNorm(_LastAxes):
     ) -> Tensor:
         return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)  # type: ignore[arg-type]
 
+    def to_onnx(
+        self, g: Tape, x: OnnxValue, weight: OnnxValue | None = None, bias: OnnxValue | None = None
+    ) -> Any:
+        weight = g.filled(self.normalized_shape, 1, x.dtype) if weight is None else weight
+        attributes = {"axis": -len(self.normalized_shape), "epsilon": float(self.eps or 0)}
+        return g.op("LayerNormalization", [x, weight, bias], attributes)
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         call.options.pop("cudnn_enable", None)
@@ -150,6 +180,16 @@ class RmsNorm(_LastAxes):
 
     def to_torch(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         return F.rms_norm(x, self.normalized_shape, weight, self.eps)
+
+    def to_onnx(self, g: Tape, x: OnnxValue, weight: OnnxValue | None = None) -> Any:
+        eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
+        wide = g.cast(x, torch.float32) if x.dtype.itemsize < 4 else x  # as torch does
+        axes = range(-len(self.normalized_shape), 0)
+        mean = g.reduce("ReduceMean", g.op("Mul", [wide, wide]), axes, keepdims=True)
+        found = g.op("Div", [wide, g.op("Sqrt", [g.binary("Add", mean, eps)])])
+        if weight is None:
+            return found
+        return g.op("Mul", [found, g.cast(weight, found.dtype)])
 
 
 @dataclass(frozen=True)
@@ -180,6 +220,15 @@ class GroupNorm(Op):
     ) -> Tensor:
         return F.group_norm(x, self.num_groups, weight, bias, self.eps)
 
+    def to_onnx(
+        self, g: Tape, x: OnnxValue, weight: OnnxValue | None = None, bias: OnnxValue | None = None
+    ) -> Any:
+        groups, plain = self.num_groups, (self.num_groups,)
+        blocks = g.op("Reshape", [x, (0, groups, -1)])
+        ones, zeros = g.filled(plain, 1, x.dtype), g.filled(plain, 0, x.dtype)
+        found = g.op("InstanceNormalization", [blocks, ones, zeros], {"epsilon": self.eps})
+        return _scaled(g, g.reshape(found, x.shape), weight, bias, x.rank - 2)
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         call.options.pop("cudnn_enabled", None)
@@ -209,4 +258,32 @@ class WeightNorm(Op):
 
     def to_torch(self, v: Tensor, g: Tensor) -> Tensor:
         return torch._weight_norm(v, g, self.dim)
+
+    def to_onnx(self, g: Tape, v: OnnxValue, size: OnnxValue) -> Any:
+        axes = [] if self.dim == -1 else [i for i in range(v.rank) if i != self.dim]
+        v, size = g.promoted(v, size)
+        length = g.reduce("ReduceL2", v, axes, keepdims=True)
+        return g.op("Mul", [v, g.op("Div", [size, length])])
+
+
+def _with_statistics(
+    g: Tape, x: OnnxValue, vectors: tuple[OnnxValue | None, ...], eps: float
+) -> OnnxValue:
+    """Normalise by given statistics; vectors: weight, bias, mean, variance."""
+    weight, bias, mean, variance = vectors
+    assert mean is not None
+    weight = g.filled(mean.shape, 1, mean.dtype) if weight is None else weight
+    bias = g.filled(mean.shape, 0, weight.dtype) if bias is None else bias
+    given = [x, weight, bias, mean, variance]
+    return g.op("BatchNormalization", given, {"epsilon": eps})  # type: ignore[no-any-return]
+
+
+def _scaled(
+    g: Tape, x: OnnxValue, weight: OnnxValue | None, bias: OnnxValue | None, rest: int
+) -> OnnxValue:
+    """Scale and shift every channel; `rest` axes follow that of the channels."""
+    for kind, vector in (("Mul", weight), ("Add", bias)):
+        if vector is not None:
+            x = g.op(kind, [x, g.reshape(vector, (*vector.shape, *(1,) * rest))])
+    return x
 

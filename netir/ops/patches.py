@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.nn.functional as F
 
 from netir.dims import divide
-from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, expect, product
+from netir.ops.base import AtenCall, Dim, NoLowering, Op, Tensor, TensorType, expect, product
+
+if TYPE_CHECKING:
+    from netir.lower.tape import OnnxValue, Tape
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,26 @@ class PixelShuffle(Op):
     def to_torch(self, x: Tensor) -> Tensor:
         return F.pixel_shuffle(x, self.factor)
 
+    def to_onnx(self, g: Tape, x: OnnxValue) -> OnnxValue:
+        return _by_image(g, x, "DepthToSpace", {"blocksize": self.factor, "mode": "CRD"})
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         return cls(call.options["upscale_factor"])
+
+
+def _by_image(g: Tape, x: OnnxValue, kind: str, attributes: Mapping[str, Any]) -> OnnxValue:
+    """Apply an operator that wants images of four axes and floats; batch axes become one."""
+    x = x if x.dtype.is_floating_point else g.cast(x, torch.float64)
+    if x.rank == 4:
+        return g.op(kind, [x], attributes)  # type: ignore[no-any-return]
+    flat = g.reshape(x, (product(x.shape[:-3]), *x.shape[-3:]))
+    return g.reshape(g.op(kind, [flat], attributes), g.types[0].shape)
+
+
+def _dealt(groups: int, size: int) -> list[int]:
+    """The places of `groups` blocks of this size when their entries are dealt out in turn."""
+    return [block * size + entry for entry in range(size) for block in range(groups)]
 
 
 @dataclass(frozen=True)
@@ -59,6 +81,13 @@ class PixelUnshuffle(Op):
 
     def to_torch(self, x: Tensor) -> Tensor:
         return F.pixel_unshuffle(x, self.factor)
+
+    def to_onnx(self, g: Tape, x: OnnxValue) -> OnnxValue:
+        channels, taps = x.shape[-3], self.factor**2
+        if not isinstance(channels, int):
+            raise NoLowering("ONNX deals pixels out to a known number of channels only")
+        found = _by_image(g, x, "SpaceToDepth", {"blocksize": self.factor})
+        return g.gather(found, _dealt(taps, channels), x.rank - 3)  # ONNX has the taps outside
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
@@ -85,6 +114,12 @@ class ChannelShuffle(Op):
 
     def to_torch(self, x: Tensor) -> Tensor:
         return F.channel_shuffle(x, self.groups)
+
+    def to_onnx(self, g: Tape, x: OnnxValue) -> OnnxValue:
+        channels = x.shape[1]
+        if not isinstance(channels, int):
+            raise NoLowering("ONNX shuffles a known number of channels only")
+        return g.gather(x, _dealt(self.groups, channels // self.groups), 1)
 
 
 @dataclass(frozen=True)
@@ -130,6 +165,30 @@ class Im2Col(_Windows):
     def to_torch(self, x: Tensor) -> Tensor:
         return F.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
 
+    def to_onnx(self, g: Tape, x: OnnxValue) -> OnnxValue:
+        sides = zip(x.shape[-2:], self.kernel_size, self.dilation, self.padding, self.stride,
+                    strict=True)  # fmt: skip
+        rows, columns = (_windows(g, s + 2 * p, k, d, step) for s, k, d, p, step in sides)
+        at = x.rank - 2
+        x = g.computable(x)
+        if any(self.padding):
+            x = g.op("Pad", [x, self.padding * 2, None, (at, at + 1)], shape=x.shape)
+        found = g.gather(g.gather(x, rows, at), columns, at + 2)
+        order = [*range(at), at, at + 2, at + 1, at + 3]
+        return g.reshape(g.transpose(found, order), g.types[0].shape)
+
+
+def _windows(
+    g: Tape, length: Dim, size: int, dilation: int = 1, step: int = 1
+) -> OnnxValue:
+    """For each of `size` taps a row: what it covers as a window slides over an axis."""
+    count = (length - dilation * (size - 1) - 1) // step + 1
+    offsets = torch.arange(size).unsqueeze(1) * dilation
+    if isinstance(count, int):
+        return g.constant(offsets + torch.arange(count) * step)
+    starts = g.arange(0, count, step)
+    return g.op("Add", [g.constant(offsets), starts], shape=(size, count))  # type: ignore[no-any-return]
+
 
 @dataclass(frozen=True)
 class Col2Im(_Windows):
@@ -157,6 +216,12 @@ class Col2Im(_Windows):
         return F.fold(
             x, self.output_size, self.kernel_size, self.dilation, self.padding, self.stride  # type: ignore[arg-type]
         )
+
+    def to_onnx(self, g: Tape, x: OnnxValue) -> OnnxValue:
+        columns = g.cast(x if x.rank == 3 else g.unsqueeze(x, [0]), torch.float32)
+        attributes = {"dilations": self.dilation, "pads": self.padding * 2, "strides": self.stride}
+        found = g.op("Col2Im", [columns, self.output_size, self.kernel_size], attributes)
+        return found if x.rank == 3 else g.squeeze(found, [0])
 
 
 @dataclass(frozen=True)
@@ -186,9 +251,12 @@ class Unfold(Op):
     def to_torch(self, x: Tensor) -> Tensor:
         return x.unfold(self.dim, self.size, self.step)
 
+    def to_onnx(self, g: Tape, x: OnnxValue) -> OnnxValue:
+        windows = _windows(g, x.shape[self.dim], self.size, step=self.step)
+        order = [i for i in range(x.rank + 1) if i != self.dim]
+        return g.transpose(g.gather(x, windows, self.dim), [*order, self.dim])
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         dim = call.axis("dimension")
         return cls(dim, **call.options) if call.types[0].rank else None
-
-

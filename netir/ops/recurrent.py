@@ -6,13 +6,18 @@ the same in every layer and direction, because the states of all of them share o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from netir.layouts import Layout
-from netir.ops.base import AtenCall, Dim, Op, TensorType, expect, product
+from netir.ops.base import AtenCall, Dim, NoLowering, Op, TensorType, expect, product
+from netir.ops.linear import linear_in_onnx
+
+if TYPE_CHECKING:
+    from netir.lower.tape import OnnxValue, Tape
 
 _FUNCTIONS: dict[str, Any] = {
     "gru": torch.gru, "rnn_tanh": torch.rnn_tanh, "rnn_relu": torch.rnn_relu,
@@ -33,6 +38,10 @@ class _Recurrent(Op):
     modal = True
     gates: ClassVar[int] = 1
     states: ClassVar[int] = 1
+    order: ClassVar[tuple[int, ...]] = (0,)
+    """The gates in the order of ONNX."""
+    settings: ClassVar[Mapping[str, Any]] = {}
+    """Attributes of the operator in ONNX."""
     num_layers: int = 1
     has_biases: bool = True
     bidirectional: bool = False
@@ -112,6 +121,52 @@ class _Recurrent(Op):
             self.bidirectional, self.batch_first,
         )  # fmt: skip
 
+    def to_onnx(self, g: Tape, x: OnnxValue, *rest: OnnxValue) -> Any:
+        blocks = self._blocks(1 + len(rest))
+        if len(blocks[0]) % 2:
+            raise NoLowering(f"ONNX has no '{self.name}' with a projection")
+        states = [g.split(s, 0, (self.directions,) * self.num_layers) for s in rest[: self.states]]
+        x = g.transpose(x, (1, 0, 2)) if self.batch_first else x
+        finals = []
+        for layer in range(self.num_layers):
+            mine = blocks[layer * self.directions : (layer + 1) * self.directions]
+            params = [[rest[i - 1] for i in block] for block in mine]
+            x, *last = self._layer(g, x, [s[layer] for s in states], params)
+            finals.append(last)
+        ends = [g.concat([last[i] for last in finals], 0) for i in range(self.states)]
+        return (g.transpose(x, (1, 0, 2)) if self.batch_first else x, *ends)
+
+    def _layer(
+        self, g: Tape, x: OnnxValue, states: list[OnnxValue], params: list[list[OnnxValue]]
+    ) -> list[OnnxValue]:
+        """One layer in all its directions: its outputs end to end, and its last states."""
+        weights = [
+            g.concat([g.unsqueeze(self._ordered(g, block[i]), [0]) for block in params], 0)
+            for i in range(len(params[0]))
+        ]
+        biases = g.concat(weights[2:], 1) if self.has_biases else None
+        steps, batch, hidden = x.shape[0], x.shape[1], params[0][1].shape[1]
+        attributes = {"hidden_size": hidden, **self.settings}
+        if self.bidirectional:
+            attributes["direction"] = "bidirectional"
+        if "activations" in attributes:
+            attributes["activations"] = attributes["activations"] * self.directions
+        out, *last = g.op(
+            self.onnx, [x, *weights[:2], biases, None, *states], attributes,
+            outputs=1 + self.states, dtype=x.dtype,
+        )  # fmt: skip
+        flat = g.op("Reshape", [g.transpose(out, (0, 2, 1, 3)), (0, 0, -1)], shape=(
+            steps, batch, self.directions * hidden
+        ))  # fmt: skip
+        return [flat, *last]
+
+    def _ordered(self, g: Tape, weight: OnnxValue) -> OnnxValue:
+        """The rows of a weight or bias with the gates in the order of ONNX."""
+        if self.gates == 1:
+            return weight
+        parts = g.split(weight, 0, (weight.shape[0] // self.gates,) * self.gates)
+        return g.concat([parts[i] for i in self.order], 0)
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         return None if call.options.pop("train", False) else cls(**call.options)
@@ -125,6 +180,8 @@ class Lstm(_Recurrent):
     """
 
     name = "lstm"
+    onnx = "LSTM"
+    order = (0, 3, 1, 2)
     aten = ("lstm.input",)
     gates = 4
     states = 2
@@ -147,6 +204,9 @@ class Gru(_Recurrent):
     """
 
     name = "gru"
+    onnx = "GRU"
+    order = (1, 0, 2)
+    settings = {"linear_before_reset": 1}
     aten = ("gru.input",)
     gates = 3
 
@@ -156,6 +216,8 @@ class RnnTanh(_Recurrent):
     """Plain recurrent layers with tanh; operands and results as for `Gru`."""
 
     name = "rnn_tanh"
+    onnx = "RNN"
+    settings = {"activations": ["Tanh"]}
     aten = ("rnn_tanh.input",)
 
 
@@ -164,6 +226,8 @@ class RnnRelu(_Recurrent):
     """Plain recurrent layers with ReLU; operands and results as for `Gru`."""
 
     name = "rnn_relu"
+    onnx = "RNN"
+    settings = {"activations": ["Relu"]}
     aten = ("rnn_relu.input",)
 
 
@@ -197,6 +261,21 @@ class _Cell(Op):
     def to_torch(self, *operands: Any) -> Any:
         return _FUNCTIONS[self.name](*operands)
 
+    def to_onnx(self, g: Tape, x: OnnxValue, *rest: OnnxValue) -> Any:
+        states, (read, kept, *biases) = rest[: self.states], rest[self.states :]
+        first, second = biases or (None, None)
+        new = linear_in_onnx(g, x, read, first)
+        old = linear_in_onnx(g, states[0], kept, second)
+        return self._step(g, new, old, *states)
+
+    def _step(self, g: Tape, new: OnnxValue, old: OnnxValue, *states: OnnxValue) -> Any:
+        """The next states from what the input and the first state give to the gates."""
+        return g.op(self.onnx, [g.op("Add", [new, old])])
+
+    def _gates(self, g: Tape, x: OnnxValue) -> list[OnnxValue]:
+        size = x.shape[-1] // self.gates
+        return g.split(x, -1, (size,) * self.gates)
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         return cls()
@@ -215,6 +294,14 @@ class LstmCell(_Cell):
         x, state, cell, *params = operands
         return torch.lstm_cell(x, [state, cell], *params)
 
+    def _step(self, g: Tape, new: OnnxValue, old: OnnxValue, *states: OnnxValue) -> Any:
+        both = g.op("Add", [new, old], shape=new.shape)
+        write, forget, value, read = self._gates(g, both)
+        write, forget, read = (g.op("Sigmoid", [x]) for x in (write, forget, read))
+        added = g.op("Mul", [write, g.op("Tanh", [value])])
+        cell = g.op("Add", [g.op("Mul", [forget, states[1]]), added])
+        return g.op("Mul", [read, g.op("Tanh", [cell])]), cell
+
 
 @dataclass(frozen=True)
 class GruCell(_Cell):
@@ -224,12 +311,21 @@ class GruCell(_Cell):
     aten = ("gru_cell.default",)
     gates = 3
 
+    def _step(self, g: Tape, new: OnnxValue, old: OnnxValue, *states: OnnxValue) -> Any:
+        pairs = zip(self._gates(g, new), self._gates(g, old), strict=True)
+        (a, b), (c, d), (value, kept) = pairs
+        reset, keep = (g.op("Sigmoid", [g.op("Add", pair)]) for pair in ([a, b], [c, d]))
+        found = g.op("Tanh", [g.op("Add", [value, g.op("Mul", [reset, kept])])])
+        way = g.op("Sub", [states[0], found])
+        return g.op("Add", [found, g.op("Mul", [keep, way])])
+
 
 @dataclass(frozen=True)
 class RnnTanhCell(_Cell):
     """One step of a plain recurrent layer with tanh; operands as for `GruCell`."""
 
     name = "rnn_tanh_cell"
+    onnx = "Tanh"
     aten = ("rnn_tanh_cell.default",)
 
 
@@ -238,4 +334,5 @@ class RnnReluCell(_Cell):
     """One step of a plain recurrent layer with ReLU; operands as for `GruCell`."""
 
     name = "rnn_relu_cell"
+    onnx = "Relu"
     aten = ("rnn_relu_cell.default",)

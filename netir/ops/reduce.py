@@ -1,14 +1,17 @@
-"""Reductions over axes: sum, mean, extremes, norms, softmax."""
+"""Reductions over axes: sum, mean, extremes, softmax."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from netir.ops.base import AtenCall, Op, Tensor, TensorType, Types, broadcast, expect, promote
+from netir.ops.base import AtenCall, Op, Tensor, TensorType, Types
+
+if TYPE_CHECKING:
+    from netir.lower.tape import OnnxValue, Tape
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,13 @@ class Reduce(Op):
         """The element type of the result."""
         return x.dtype
 
+    def to_onnx(self, g: Tape, x: OnnxValue) -> OnnxValue | tuple[OnnxValue, ...]:
+        return self.reduced(g, g.cast(x, self.dtype_of(x.type)), self.onnx)
+
+    def reduced(self, g: Tape, x: OnnxValue, kind: str) -> OnnxValue:
+        """These axes summarised by an operator of ONNX."""
+        return g.reduce(kind, g.computable(x), self.dims, keepdims=self.keepdim)
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         options = dict(call.options)
@@ -61,21 +71,24 @@ def reduced_dims(options: dict[str, Any], rank: int) -> tuple[int, ...]:
 
 
 def _reduce(
-    name: str, function: Callable[..., Any], aten: str, doc: str, kind: str
+    name: str, function: Callable[..., Any], aten: str, doc: str, kind: str, onnx: str
 ) -> type[Reduce]:
     def to_torch(self: Reduce, x: Tensor) -> Tensor:
         return function(x, self.dims, keepdim=self.keepdim)  # type: ignore[no-any-return]
 
     body = {"__doc__": doc, "__module__": __name__, "name": name, "kind": kind,
-            "aten": tuple(aten.split()), "to_torch": to_torch}  # fmt: skip
+            "onnx": onnx, "aten": tuple(aten.split()), "to_torch": to_torch}  # fmt: skip
     return dataclass(frozen=True)(type(name.capitalize(), (Reduce,), body))
 
 
-Mean = _reduce("mean", torch.mean, "mean.dim mean.default", "The mean.", "mix")
-Amax = _reduce("amax", torch.amax, "amax.default max.default", "The largest value.", "mix")
-Amin = _reduce("amin", torch.amin, "amin.default min.default", "The smallest value.", "mix")
+Mean = _reduce("mean", torch.mean, "mean.dim mean.default", "The mean.", "mix",
+               "ReduceMean")  # fmt: skip
+Amax = _reduce("amax", torch.amax, "amax.default max.default", "The largest value.", "mix",
+               "ReduceMax")  # fmt: skip
+Amin = _reduce("amin", torch.amin, "amin.default min.default", "The smallest value.", "mix",
+               "ReduceMin")  # fmt: skip
 Logsumexp = _reduce("logsumexp", torch.logsumexp, "logsumexp.default", "log of sum of exp.",
-                    "softmax")  # fmt: skip
+                    "softmax", "ReduceLogSumExp")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -85,12 +98,17 @@ class _Truth(Reduce):
     def dtype_of(self, x: TensorType) -> torch.dtype:
         return torch.uint8 if x.dtype == torch.uint8 else torch.bool
 
+    def to_onnx(self, g: Tape, x: OnnxValue) -> OnnxValue:
+        held = g.cast(x, torch.bool)
+        return g.reduce(self.onnx, held, self.dims, keepdims=self.keepdim)
+
 
 @dataclass(frozen=True)
 class Any_(_Truth):
     """Whether some value is other than zero."""
 
     name = "any"
+    onnx = "ReduceMax"
     aten = ("any.dim", "any.dims", "any.default")
 
     def to_torch(self, x: Tensor) -> Tensor:
@@ -102,6 +120,7 @@ class All(_Truth):
     """Whether no value is zero."""
 
     name = "all"
+    onnx = "ReduceMin"
     aten = ("all.dim", "all.dims", "all.default")
 
     def to_torch(self, x: Tensor) -> Tensor:
@@ -122,6 +141,9 @@ class AMinMax(Reduce):
     def to_torch(self, x: Tensor) -> Any:
         return torch.aminmax(x, dim=self.dims[0], keepdim=self.keepdim)
 
+    def to_onnx(self, g: Tape, x: OnnxValue) -> tuple[OnnxValue, ...]:
+        return self.reduced(g, x, "ReduceMin"), self.reduced(g, x, "ReduceMax")
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         named = "dim" in call.options or call.types[0].rank == 1
@@ -133,6 +155,7 @@ class Prod(Reduce):
     """The product."""
 
     name = "prod"
+    onnx = "ReduceProd"
     aten = ("prod.dim_int",)
     kind = ""
 
@@ -148,6 +171,7 @@ class Sum(Reduce):
     """The sum."""
 
     name = "sum"
+    onnx = "ReduceSum"
     aten = ("sum.dim_IntList", "sum.default")
     kind = "sum"
 
@@ -172,112 +196,6 @@ def _summed(dtype: torch.dtype) -> torch.dtype:
 
 
 @dataclass(frozen=True)
-class Var(Reduce):
-    """The variance, or its root; `correction` is subtracted from the count."""
-
-    name = "var"
-    aten = ("var.correction", "var.dim", "var.default", "std.correction", "std.dim", "std.default")
-    correction: int | float = 1
-    root: bool = False
-
-    def use(self) -> str:
-        return "softmax" if self.correction else "mix"
-
-    def to_torch(self, x: Tensor) -> Any:
-        function = torch.std if self.root else torch.var
-        return function(x, self.dims, correction=self.correction, keepdim=self.keepdim)
-
-    @classmethod
-    def from_aten(cls, call: AtenCall) -> Op | None:
-        options = call.options
-        dims = reduced_dims(options, call.types[0].rank)
-        correction = options.pop("correction", 1)
-        if not options.pop("unbiased", True):
-            correction = 0
-        keepdim = options.pop("keepdim", False)
-        return cls(dims, keepdim, correction, call.base.startswith("std"))
-
-
-@dataclass(frozen=True)
-class VarMean(Var):
-    """The variance, or its root, and the mean."""
-
-    name = "var_mean"
-    aten = ("var_mean.correction", "var_mean.dim", "var_mean.default", "std_mean.correction",
-            "std_mean.dim", "std_mean.default")  # fmt: skip
-
-    def infer(self, x: TensorType) -> Types:
-        found = x.with_shape(self._shape(x.shape, 1))
-        return found, found
-
-    def to_torch(self, x: Tensor) -> Any:
-        function = torch.std_mean if self.root else torch.var_mean
-        return function(x, self.dims, correction=self.correction, keepdim=self.keepdim)
-
-
-@dataclass(frozen=True)
-class VectorNorm(Reduce):
-    """The norm of order `ord`."""
-
-    name = "vector_norm"
-    aten = ("linalg_vector_norm.default", "linalg_norm.default", "norm.ScalarOpt_dim",
-            "norm.Scalar")  # fmt: skip
-    ord: int | float = 2
-
-    def use(self) -> str:
-        return "norm" if self.ord > 0 else ""
-
-    def to_torch(self, x: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(x, self.ord, self.dims, self.keepdim)  # type: ignore[no-any-return]
-
-    @classmethod
-    def from_aten(cls, call: AtenCall) -> Op | None:
-        options, rank = call.options, call.types[0].rank
-        order = options.pop("ord", options.pop("p", None))
-        dims = reduced_dims(options, rank)
-        if call.base == "linalg_norm" and order is not None and len(dims) != 1:
-            return None  # the norm of a matrix
-        keepdim = options.pop("keepdim", False)
-        return None if options else cls(dims, keepdim, 2 if order is None else order)
-
-
-@dataclass(frozen=True)
-class CosineSimilarity(Op):
-    """The cosine of the angle between vectors along `dim`."""
-
-    name = "cosine_similarity"
-    aten = ("cosine_similarity.default",)
-    dim: int = 1
-    eps: float = 1e-8
-
-    def layouts(self, site: Any) -> Any:
-        x, y = site.shape(0), site.shape(1)
-        found = []
-        for axis, (a, b) in enumerate(zip(x, y, strict=True)):
-            if a and b:
-                site.unify(a, b)
-            if axis != self.dim:
-                found.append(a or b)
-            elif a and b:
-                site.use("norm", a, (0, axis), (1, axis))
-            else:
-                site.freeze(a or b, "one vector is the same number everywhere")
-        return [tuple(found)]
-
-    def infer(self, x: TensorType, y: TensorType) -> TensorType:
-        expect(x.rank == y.rank, f"{x} and {y} differ in rank")
-        shape = broadcast(x.shape, y.shape)
-        return TensorType(promote(x, y), (*shape[: self.dim], *shape[self.dim + 1 :]))
-
-    def to_torch(self, x: Tensor, y: Tensor) -> Tensor:
-        return torch.cosine_similarity(x, y, self.dim, self.eps)
-
-    @classmethod
-    def from_aten(cls, call: AtenCall) -> Op | None:
-        return cls(call.axis(default=1), **call.options)
-
-
-@dataclass(frozen=True)
 class Softmax(Op):
     """Exponentials that sum to one along `dim`; their logarithm if `log`."""
 
@@ -299,6 +217,12 @@ class Softmax(Op):
     def to_torch(self, x: Tensor) -> Tensor:
         function = torch.log_softmax if self.log else torch.softmax
         return function(x, self.dim, dtype=self.dtype)
+
+    def to_onnx(self, g: Tape, x: OnnxValue) -> OnnxValue:
+        x, kind = g.cast(x, g.types[0].dtype), "LogSoftmax" if self.log else "Softmax"
+        line = x if x.rank else g.unsqueeze(x, [0])
+        found = g.op(kind, [line], {"axis": self.dim if x.rank else 0})
+        return found if x.rank else g.squeeze(found, [0])
 
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from netir.ops.base import AtenCall, Op, Tensor, TensorType, broadcast, promote
 from netir.ops.pointwise import Number, Pointwise
+
+if TYPE_CHECKING:
+    from netir.lower.tape import OnnxValue, Tape
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,12 @@ class Where(Pointwise):
         x = left.pop(0) if self.x is None else self.x
         return torch.where(condition, x, left[0] if left else self.y)  # type: ignore[arg-type]
 
+    def to_onnx(self, g: Tape, condition: OnnxValue, *rest: OnnxValue) -> Any:
+        left, dtype = list(rest), g.types[0].dtype
+        x = left.pop(0) if self.x is None else g.number(self.x, dtype)
+        y = left[0] if left else g.number(self.y, dtype)
+        return g.where(g.cast(condition, torch.bool), g.cast(x, dtype), g.cast(y, dtype))
+
     @classmethod
     def from_aten(cls, call: AtenCall) -> Op | None:
         renamed = {"self": "x", "other": "y"}
@@ -52,6 +61,10 @@ class MaskedFill(Pointwise):
     def to_torch(self, x: Tensor, mask: Tensor, *rest: Tensor) -> Tensor:
         return torch.masked_fill(x, mask, rest[0] if rest else self.value)
 
+    def to_onnx(self, g: Tape, x: OnnxValue, mask: OnnxValue, *rest: OnnxValue) -> Any:
+        value = g.cast(rest[0], x.dtype) if rest else g.number(self.value, x)
+        return g.where(mask, value, x)
+
 
 @dataclass(frozen=True)
 class Lerp(Pointwise):
@@ -67,6 +80,11 @@ class Lerp(Pointwise):
     def to_torch(self, x: Tensor, y: Tensor, *rest: Tensor) -> Tensor:
         return torch.lerp(x, y, rest[0] if rest else self.weight)  # type: ignore[arg-type]
 
+    def to_onnx(self, g: Tape, x: OnnxValue, y: OnnxValue, *rest: OnnxValue) -> Any:
+        weight = rest[0] if rest else g.number(self.weight, x)
+        way = g.op("Mul", [weight, g.op("Sub", [y, x])])
+        return g.op("Add", [x, way])
+
 
 @dataclass(frozen=True)
 class Addcmul(Pointwise):
@@ -78,6 +96,10 @@ class Addcmul(Pointwise):
 
     def to_torch(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
         return torch.addcmul(x, y, z, value=self.value)
+
+    def to_onnx(self, g: Tape, *operands: OnnxValue) -> Any:
+        x, y, z = self.computed_in(g, *operands)
+        return g.op("Add", [x, g.binary("Mul", g.op("Mul", [y, z]), self.value)])
 
 
 @dataclass(frozen=True)
@@ -91,3 +113,7 @@ class Addcdiv(Pointwise):
 
     def to_torch(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
         return torch.addcdiv(x, y, z, value=self.value)
+
+    def to_onnx(self, g: Tape, *operands: OnnxValue) -> Any:
+        x, y, z = self.computed_in(g, *operands)
+        return g.op("Add", [x, g.binary("Mul", g.op("Div", [y, z]), self.value)])
