@@ -1,0 +1,282 @@
+"""From all groups' parameters to one dense filter: W = Σ c_G · expanded(ψ_G), one op, any device.
+
+A mixed-group convolution is an ordinary convolution with this filter. `expand` makes it and is
+all that a layer needs: on a GPU it is one launch, on a processor a few gathers; both ways, with
+gradients of parameters and coefficients, of any order. It can be compiled and exported:
+`DECOMPOSITIONS` replaces the op by plain torch for `run_decompositions`, and constant folding then
+leaves one convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from netir.kernels import lattice
+from netir.kernels.plan import Plan, Tables
+
+
+def expand(
+    parameters: Sequence[Tensor],
+    plan: Plan,
+    coefficients: Tensor | None = None,
+    tables: Tables | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """The dense filter, [out, in, row, column] in channels-last strides, from compact parameters.
+
+    `parameters` has one tensor per group of the plan (`plan.shape`), `coefficients` one factor per
+    group; none means 1. What is compiled or exported gives `tables`, its buffers. The filter has
+    `dtype`, or autocast's, or that of the parameters.
+    """
+    plan.check(parameters, coefficients, tables)
+    first = parameters[0]
+    if tables is None:
+        tables = plan.tables(first.device)
+    if coefficients is None:
+        coefficients = first.new_ones(len(parameters))
+    if dtype is None:
+        dtype = filter_dtype(first)
+    made = _way(first)(list(parameters), coefficients, *tables, plan.into, dtype)
+    return made.permute(0, 3, 1, 2)
+
+
+def _way(parameter: Tensor) -> Callable[..., Tensor]:
+    """The op; on a processor what does the same in less time, unless something records ops."""
+    if parameter.device.type != "cpu" or torch.compiler.is_exporting():
+        return expand_mix
+    if torch.compiler.is_compiling():
+        return plain  # the compiler fuses these gathers better than the op runs them
+    ordinary = type(parameter) in (Tensor, torch.nn.Parameter)
+    return _direct if ordinary and _get_current_dispatch_mode() is None else expand_mix
+
+
+def filter_dtype(parameter: Tensor) -> torch.dtype:
+    """What a convolution would read: autocast's type where it is on."""
+    device = parameter.device.type
+    if torch.is_autocast_enabled(device) and parameter.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return parameter.dtype
+
+
+def expand_bias(
+    biases: Sequence[Tensor],
+    plan: Plan,
+    coefficients: Tensor | None = None,
+    tables: Tables | None = None,
+) -> Tensor:
+    """The bias of every output channel, from one per group: [cosets, fields out]."""
+    cosets = [plan.elements // order for order in plan.orders]
+    if [len(bias) for bias in biases] != cosets:
+        raise ValueError(f"biases of {[len(b) for b in biases]} cosets, not of {cosets}")
+    if tables is None:
+        tables = plan.tables(biases[0].device)
+    mix = [1.0] * len(biases) if coefficients is None else coefficients.unbind()
+    parts = [
+        bias.index_select(0, tables.table[g, :, -2]) * mix[g] for g, bias in enumerate(biases)
+    ]
+    return torch.stack(parts).sum(0).reshape(-1)
+
+
+def normalised(parameters: Sequence[Tensor], norms: Tensor, mix: Tensor | None = None) -> Tensor:
+    """Coefficients that give every group's parameters its norm: mix · norms / ‖parameters‖."""
+    lengths = torch.stack([torch.linalg.vector_norm(p) for p in parameters])
+    factors = norms / lengths
+    return factors if mix is None else factors * mix
+
+
+@torch.library.custom_op("netir::expand_mix", mutates_args=(), device_types="cpu")
+def expand_mix(
+    parameters: Sequence[Tensor],
+    coefficients: Tensor,
+    table: Tensor,
+    weights: Tensor | None,
+    into: Sequence[int],
+    dtype: torch.dtype,
+) -> Tensor:
+    """The op: a filter [out, row, column, in]. Use `expand`, which checks what it gets."""
+    made = lattice.expand(parameters, coefficients, table, weights, into)
+    return made.to(dtype).view(_shape(parameters, table))
+
+
+@expand_mix.register_kernel("cuda")
+def _(
+    parameters: Sequence[Tensor], coefficients: Tensor, table: Tensor, weights: Tensor | None,
+    into: Sequence[int], dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    from netir.kernels import expand_triton
+
+    with torch.cuda.device(table.device):
+        made = expand_triton.expand(parameters, coefficients, table, weights, dtype)
+    return made.view(_shape(parameters, table))
+
+
+@expand_mix.register_fake
+def _(
+    parameters: Sequence[Tensor], coefficients: Tensor, table: Tensor, weights: Tensor | None,
+    into: Sequence[int], dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    return parameters[0].new_empty(_shape(parameters, table), dtype=dtype)
+
+
+@torch.library.custom_op("netir::expand_mix_backward", mutates_args=(), device_types="cpu")
+def expand_mix_backward(
+    parameters: Sequence[Tensor],
+    coefficients: Tensor,
+    gradient: Tensor,
+    table: Tensor,
+    weights: Tensor | None,
+    into: Sequence[int],
+    wanted: bool,
+) -> list[Tensor]:
+    """The gradient of every parameter, empty unless `wanted`, and at last the coefficients'."""
+    dense = gradient.reshape(_dense(parameters, table))
+    found, products = lattice.backward(
+        parameters, coefficients, dense, table, weights, into, wanted
+    )
+    return [*found, products]
+
+
+@expand_mix_backward.register_kernel("cuda")
+def _(
+    parameters: Sequence[Tensor], coefficients: Tensor, gradient: Tensor, table: Tensor,
+    weights: Tensor | None, into: Sequence[int], wanted: bool,
+) -> list[Tensor]:  # fmt: skip
+    from netir.kernels import expand_triton
+
+    with torch.cuda.device(table.device):
+        found, products = expand_triton.backward(
+            parameters, coefficients, gradient, table, weights, wanted
+        )
+    return [*(found or _empty(parameters)), products]
+
+
+@expand_mix_backward.register_fake
+def _(
+    parameters: Sequence[Tensor], coefficients: Tensor, gradient: Tensor, table: Tensor,
+    weights: Tensor | None, into: Sequence[int], wanted: bool,
+) -> list[Tensor]:  # fmt: skip
+    found = [torch.empty_like(p, memory_format=torch.contiguous_format) for p in parameters]
+    return [*(found if wanted else _empty(parameters)), torch.empty_like(coefficients)]
+
+
+def _empty(parameters: Sequence[Tensor]) -> list[Tensor]:
+    return [parameter.new_empty(0) for parameter in parameters]
+
+
+def _shape(parameters: Sequence[Tensor], table: Tensor) -> list[int]:
+    """The filter as [out, row, column, in]."""
+    _, fields, kernel, _, inner, fields_in = parameters[0].shape
+    return [table.shape[1] * fields, kernel, kernel, inner * fields_in]
+
+
+def _dense(parameters: Sequence[Tensor], table: Tensor) -> list[int]:
+    """The filter as [elements, fields out, size, fields in]."""
+    _, fields, kernel, _, inner, fields_in = parameters[0].shape
+    return [table.shape[1], fields, kernel * kernel * inner, fields_in]
+
+
+def plain(
+    parameters: Sequence[Tensor],
+    coefficients: Tensor,
+    table: Tensor,
+    weights: Tensor | None,
+    into: Sequence[int],
+    dtype: torch.dtype,
+) -> Tensor:
+    """What the op computes, in plain torch: the definition, and what it decomposes into."""
+    width, kind = (table.shape[2] - 2) // 2, lattice.sum_type(parameters[0].dtype)
+    total: Tensor | None = None
+    for g, parameter in enumerate(parameters):
+        own = lattice.rows_of(parameter).to(kind) * coefficients[g]
+        factors = None if weights is None else weights[g, :, :width]
+        part = lattice.gathered(own, table[g, :, -2], table[g, :, :width], factors)
+        total = part if total is None else total + part
+    assert total is not None
+    return total.to(dtype).reshape(_shape(parameters, table))
+
+
+class _Direct(torch.autograd.Function):
+    """The op without the dispatcher, whose handling of lists takes longer than a small filter."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, table: Tensor, weights: Tensor | None, into: tuple[int, ...], dtype: torch.dtype,
+        coefficients: Tensor, *parameters: Tensor,
+    ) -> Tensor:  # fmt: skip
+        ctx.into = into
+        ctx.save_for_backward(table, weights, coefficients, *parameters)
+        made = lattice.expand(parameters, coefficients, table, weights, into)
+        return made.to(dtype).view(_shape(parameters, table))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        table, weights, coefficients, *parameters = ctx.saved_tensors
+        wanted = any(ctx.needs_input_grad[5:])
+        *found, products = expand_mix_backward(
+            parameters, coefficients, gradient, table, weights, ctx.into, wanted
+        )
+        none = [None] * len(parameters)
+        return None, None, None, None, products, *(found if wanted else none)
+
+
+def _direct(
+    parameters: list[Tensor], coefficients: Tensor, table: Tensor, weights: Tensor | None,
+    into: tuple[int, ...], dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    args = (table, weights, into, dtype, coefficients, *parameters)
+    made: Tensor = _Direct.apply(*args)  # type: ignore[no-untyped-call]
+    return made
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    parameters, coefficients, table, weights, into, _ = inputs
+    ctx.count, ctx.into, ctx.exact = len(parameters), list(into), weights is None
+    ctx.save_for_backward(coefficients, table, *([] if weights is None else [weights]), *parameters)
+
+
+def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    coefficients, table, *rest = ctx.saved_tensors
+    weights, parameters = (None, rest) if ctx.exact else (rest[0], rest[1:])
+    wanted = any(ctx.needs_input_grad[0])
+    *found, products = expand_mix_backward(
+        parameters, coefficients, gradient, table, weights, ctx.into, wanted
+    )
+    return found if wanted else [None] * ctx.count, products, None, None, None, None
+
+
+expand_mix.register_autograd(_differentiate, setup_context=_remember)
+
+
+def _remember_twice(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    parameters, coefficients, gradient, table, weights, into, wanted = inputs
+    ctx.into, ctx.wanted, ctx.exact = list(into), wanted, weights is None
+    ctx.save_for_backward(
+        coefficients, gradient, table, *([] if weights is None else [weights]), *parameters
+    )
+
+
+def _differentiate_twice(ctx: Any, gradients: list[Tensor]) -> tuple[Any, ...]:
+    """The op and its backward are linear in each argument, so each is the other's gradient."""
+    coefficients, gradient, table, *rest = ctx.saved_tensors
+    weights, parameters = (None, rest) if ctx.exact else (rest[0], rest[1:])
+    *tangents, scales = gradients
+    if not ctx.wanted:
+        tangents = [torch.zeros_like(p) for p in parameters]
+    sides = zip(tangents, coefficients.unbind(), parameters, scales.unbind(), strict=True)
+    mixed = [tangent * c + parameter * scale for tangent, c, parameter, scale in sides]
+    ones = torch.ones_like(coefficients)
+    dense = expand_mix(mixed, ones, table, weights, ctx.into, gradient.dtype)
+    *found, products = expand_mix_backward(
+        tangents, scales, gradient, table, weights, ctx.into, True
+    )
+    return found, products, dense, None, None, None, None
+
+
+expand_mix_backward.register_autograd(_differentiate_twice, setup_context=_remember_twice)
+
+DECOMPOSITIONS = {torch.ops.netir.expand_mix.default: plain}
