@@ -48,6 +48,43 @@ class ResidualDigits(nn.Module):
         return logits
 
 
+class DigitsCnn(nn.Module):
+    """A convolutional network for 8×8 images of ten classes, with two residual blocks.
+
+    Two linear layers read its pictures pixel by pixel.
+    """
+
+    def __init__(self, width: int = 24, classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, width, 3, 1, 1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.layer1 = Block(width, width)
+        self.layer2 = Block(width, 2 * width, stride=2)
+        self.hidden = nn.Linear(2 * width * 4, 2 * width)
+        self.head = nn.Linear(2 * width, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.stem(image)))
+        x = nn.functional.max_pool2d(self.layer2(self.layer1(x)), 2)
+        logits: Tensor = self.head(torch.relu(self.hidden(x.flatten(1))))
+        return logits
+
+
+class DigitsMlp(nn.Module):
+    """Three linear layers for 8×8 images of ten classes."""
+
+    def __init__(self, width: int = 128, classes: int = 10) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width // 2), nn.ReLU(),
+            nn.Linear(width // 2, classes),
+        )  # fmt: skip
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.layers(image)
+        return logits
+
+
 class Attention(nn.Module):
     """Self-attention with several heads, queries, keys and values in one linear layer."""
 
@@ -107,6 +144,14 @@ def _attention() -> Example:
     return _made(AttentionDigits), (torch.zeros(2, 1, 8, 8),)
 
 
+def _digits_cnn() -> Example:
+    return _made(DigitsCnn), (torch.zeros(2, 1, 8, 8),)
+
+
+def _digits_mlp() -> Example:
+    return _made(DigitsMlp), (torch.zeros(2, 1, 8, 8),)
+
+
 def _made(build: Callable[[], nn.Module]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -114,6 +159,11 @@ def _made(build: Callable[[], nn.Module]) -> nn.Module:
 
 
 BUILTINS: Mapping[str, Callable[[], Example]] = MappingProxyType(
-    {"residual": _residual, "attention": _attention}
+    {
+        "residual": _residual,
+        "attention": _attention,
+        "digits_cnn": _digits_cnn,
+        "digits_mlp": _digits_mlp,
+    }
 )
 """Factories of the networks that come with netir, by name."""

@@ -270,6 +270,11 @@ def _named(tensors: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return dict(tensors.named_parameters()) if isinstance(tensors, nn.Module) else tensors
 
 
+def moved_moment(key: str, value: Tensor, move: Move) -> Tensor:
+    """What an optimizer keeps under `key` for every entry of a parameter, after a move."""
+    return move.apply(value, 2 if key in _SQUARED else 1)
+
+
 def moved_state(
     optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any],
@@ -284,7 +289,7 @@ def moved_state(
     for key, value in state.items():
         tensors = [t for t in pytree.tree_leaves(value) if isinstance(t, Tensor)]
         if isinstance(value, Tensor) and value.shape == old.shape:
-            found[key] = move.apply(value, 2 if key in _SQUARED else 1)
+            found[key] = moved_moment(key, value, move)
         elif all(t.numel() == 1 for t in tensors):
             found[key] = value
         else:

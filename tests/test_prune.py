@@ -15,6 +15,7 @@ import netir
 from netir.basis import Contract
 from netir.calibration import Calibration
 from netir.errors import NetirError, NetirWarning
+from netir.evaluate import symbol_values
 from netir.ir import Graph
 from netir.passes import Prune
 from netir.passes.pruning import targets as measuring
@@ -266,7 +267,7 @@ def test_costs_are_counted_from_sizes(name: str) -> None:
     sample, graph = traced(name)
     names = list(graph.arguments)
     data = Calibration([{**dict(zip(names, sample.args, strict=False)), **sample.kwargs}])
-    sizes = netir.evaluate.symbol_values(graph, next(data.inputs(graph)))
+    sizes = symbol_values(graph, next(data.inputs(graph)))
     for amount in (0.2, 0.5, 0.9):
         rewrite = Prune(amount=amount)
         widths = {space: len(index) for space, index in kept(rewrite, graph).items()}

@@ -6,20 +6,18 @@ latency is measured on networks that are built for it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from math import ceil
-from statistics import median
 
 import torch
-from torch.utils import _pytree as pytree
 
 from netir.basis import Basis
-from netir.calibration import Batch, Calibration, arguments, needed
+from netir.calibration import Batch, Calibration, needed
 from netir.dims import evaluate, product
 from netir.errors import NetirError
 from netir.evaluate import symbol_values
 from netir.ir import Graph, Node, TensorType
+from netir.latency import latencies
 from netir.layout_moves import LayoutMoves
 from netir.passes.pruning.allocate import Allocation, Widths
 from netir.rewrite import parameters
@@ -31,7 +29,7 @@ Cost = Callable[[Widths], float]
 _COUNTED = 40
 _MEASURED = 6
 """How often a bisection halves where a cost is counted, and where it is measured."""
-_REPEATS = 11
+_CALLS = 11
 
 
 def reached(allocation: Allocation, target: str, share: float, cost: Cost) -> Widths:
@@ -116,15 +114,8 @@ def latency_left(
 
 def time_ratio(one: torch.nn.Module, other: torch.nn.Module, batch: Batch) -> float:
     """How long one module takes on the CPU as a share of another; both are run in turn."""
-    times: dict[torch.nn.Module, list[float]] = {one.cpu(): [], other.cpu(): []}
-    args, kwargs = arguments(pytree.tree_map_only(torch.Tensor, torch.Tensor.cpu, batch))
-    with torch.inference_mode():
-        for _ in range(1 + _REPEATS):
-            for module, taken in times.items():
-                start = time.perf_counter()
-                module(*args, **kwargs)
-                taken.append(time.perf_counter() - start)
-    return median(times[one][1:]) / median(times[other][1:])
+    found = latencies({"one": one.cpu(), "other": other.cpu()}, batch, calls=_CALLS, warmup=1)
+    return found["one"].seconds / found["other"].seconds
 
 
 def _moves(widths: Widths) -> LayoutMoves:
