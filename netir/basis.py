@@ -39,7 +39,8 @@ class Basis:
     share: Tensor | None = None
     into: Tensor | None = None
     back: Tensor | None = None
-    keeps: Contract = Contract.CHANGED
+    keeps: Contract | None = None
+    """What it keeps, where whoever chose it knows; else that follows from the uses."""
     across: bool = False
 
     @property
@@ -114,7 +115,7 @@ def kept(
     end keeps its function only if all of them grow alike.
     """
     kinds = {use.kind: use for use in space.uses}
-    if basis.into is not None:
+    if basis.keeps is not None:
         return basis.keeps, "a linear basis in general keeps only what D·E keeps"
     assert basis.index is not None
     mixed = next((kinds[k] for k in ("norm", "softmax", "mix") if k in kinds), None)

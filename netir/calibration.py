@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from netir.errors import NetirError
+from netir.errors import DataError, NetirError
 from netir.evaluate import input_values, value_of, values_of
 from netir.ir import Graph, Param, map_tree
 
@@ -71,7 +71,7 @@ class Calibration:
 def needed(calibration: Calibration | None, by: str) -> Calibration:
     """The calibration, or an error that says what needs it."""
     if calibration is None:
-        raise NetirError(
+        raise DataError(
             f"{by} needs data", fix="pass calibration=netir.Calibration(batches) to apply"
         )
     return calibration

@@ -102,6 +102,12 @@ class Live:
             params[name] = Param(tensor.detach(), param.kind, tensor.requires_grad)
         return self._known.replace(params=params)
 
+    def owner(self, param: str) -> nn.Module | None:
+        """The linear layer or convolution whose weight a parameter of the graph is."""
+        path, _, leaf = self._paths.get(param, "").rpartition(".")
+        module = self._module.get_submodule(path) if leaf == "weight" else None
+        return module if type(module) in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d) else None
+
     def _trace(self) -> None:
         args, kwargs = arguments(self._example) if self._last is None else self._last.taken()
         graph = trace(self._module, args, kwargs, dynamic=self._dynamic)

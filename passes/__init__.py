@@ -10,6 +10,8 @@ from netir.passes.branches import PruneBranches
 from netir.passes.deepen import Deepen
 from netir.passes.factorize import Factorize
 from netir.passes.fold import Fold
+from netir.passes.grow import Grow
+from netir.passes.keep import Keep
 from netir.passes.mask import Mask, Regrow, Unmask
 from netir.passes.merge import Merge
 from netir.passes.prune import Prune
@@ -21,13 +23,14 @@ from netir.passes.widen import Widen
 from netir.rewrite import Pass
 
 _ALL: tuple[type[Pass], ...] = (
-    Bake, Deepen, Factorize, Fold, Mask, Merge, Prune, PruneBranches, Regrow, Shrink, Slim,
-    Unmask, Widen,
+    Bake, Deepen, Factorize, Fold, Grow, Keep, Mask, Merge, Prune, PruneBranches, Regrow, Shrink,
+    Slim, Unmask, Widen,
 )  # fmt: skip
 PASSES: Mapping[str, type[Pass]] = MappingProxyType({p.name: p for p in _ALL})
 """Every pass by its name."""
 
 __all__ = [
-    "PASSES", "Bake", "Deepen", "Factorize", "Fold", "Mask", "Merge", "Prune", "PruneBranches",
-    "Regrow", "Regulariser", "Shrink", "Slim", "Unmask", "Widen", "schedule",
+    "PASSES", "Bake", "Deepen", "Factorize", "Fold", "Grow", "Keep", "Mask", "Merge",
+    "Prune", "PruneBranches", "Regrow", "Regulariser", "Shrink", "Slim", "Unmask", "Widen",
+    "schedule",
 ]  # fmt: skip

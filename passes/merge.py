@@ -348,4 +348,5 @@ def new_bias(edit: Edit, weight: str, bias: Tensor) -> str:
 
 
 __all__ = ["FLOATS", "Layer", "Merge", "anew", "layer_of", "merged", "merged_bias", "merged_op",
-           "merged_weight", "names_one", "new_bias", "pads", "product_of", "weights_of"]  # fmt: skip
+           "merged_weight", "names_one", "new_bias", "pads", "product_of",
+           "weights_of"]  # fmt: skip

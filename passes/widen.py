@@ -26,8 +26,8 @@ class Widen(WidthPass):
     `multiple` it is rounded up to a multiple of that. The first channels are the old ones; further
     ones copy old ones in turn (`order="cycle"`) or drawn by chance ("random"). Whatever sums over a
     copied channel shares its weight out among the copies: equally, or with `split="uneven"` in
-    unequal shares that sum to 1. Copies with equal shares get equal gradients and stay equal for ever;
-    unequal ones part in training.
+    unequal shares that sum to 1. Copies with equal shares get equal gradients and stay equal for
+    ever; unequal ones part in training.
 
     A space that a normalisation reads grows by whole factors only, since there every channel
     needs equally many copies; others are left, with the reason. `seed` matters to what is drawn.

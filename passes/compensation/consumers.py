@@ -131,6 +131,11 @@ class Windows:
         self._view = view.movedim(1, 1 + rank)
         self._sizes = tuple(self._view.shape[: 1 + rank])
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many rows there are: of a convolution by samples and along each spatial axis."""
+        return self._sizes
+
     def __len__(self) -> int:
         return prod(self._sizes)
 

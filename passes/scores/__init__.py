@@ -12,7 +12,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from netir.errors import NetirError, nearest
+from netir import registry
+from netir.errors import NetirError
 from netir.passes.scores.data import activation, apoz, dormancy, fisher, taylor
 from netir.passes.scores.evidence import Evidence
 from netir.passes.scores.likeness import cosine, geometric_median
@@ -30,12 +31,10 @@ SCORES: Mapping[str, Score] = MappingProxyType({s.__name__: s for s in _ALL})
 
 
 def score_called(name: str | Score) -> Score:
-    """The score of a name; a function stands for itself."""
+    """The score of a name, also of another package's; a function stands for itself."""
     if callable(name):
         return name
-    found = SCORES.get(name)
-    if found is None:
-        raise NetirError(f"there is no score '{name}'", fix=nearest(name, SCORES))
+    found: Score = registry.called("score", name)
     return found
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 import torch
 from torch import Tensor
 
+from netir.dims import Dim
 from netir.ir import Graph
 from netir.layouts import Atom, Layout, Term, atoms, resolve, size_of
 from netir.spaces import Member, Space
+
+Sizes = Callable[[Layout], Dim]
 
 
 def makers(graph: Graph, space: Space) -> list[Member]:
@@ -34,13 +38,16 @@ def per_row(tensor: Tensor, axis: int) -> Tensor:
     return tensor.sum(others) if others else tensor
 
 
-def positions(layout: Layout, atom: Atom) -> Tensor:
-    """The entries of an axis that belong to each index of one of its atoms: a row for each."""
+def positions(layout: Layout, atom: Atom, size: Sizes = size_of) -> Tensor:
+    """The entries of an axis that belong to each index of one of its atoms: a row for each.
+
+    `size` tells sizes other than those that the layout has, such as those after a change.
+    """
     terms = resolve(layout)
-    sizes = [_size((term,)) for term in terms]
+    sizes = [_whole(size((term,))) for term in terms]
     found = []
     for place, term in enumerate(terms):
-        own = _within(term, atom)
+        own = _within(term, atom, size)
         if own is not None:
             outer, inner = prod(sizes[:place]), prod(sizes[place + 1 :])
             if outer > 1:
@@ -52,20 +59,19 @@ def positions(layout: Layout, atom: Atom) -> Tensor:
     return found[0] if len(found) == 1 else torch.cat(found, 1)
 
 
-def _within(term: Term, atom: Atom) -> Tensor | None:
+def _within(term: Term, atom: Atom, size: Sizes) -> Tensor | None:
     """The same for one term of a layout; None if the atom is no part of it."""
     if isinstance(term, Atom):
-        return torch.arange(_size((term,)))[:, None] if term is atom else None
+        return torch.arange(_whole(size((term,))))[:, None] if term is atom else None
     found, offset = [], 0
     for part in term.parts:
         if any(own is atom for own in atoms(part)):
-            found.append(positions(part, atom) + offset)
-        offset += _size(part)
+            found.append(positions(part, atom, size) + offset)
+        offset += _whole(size(part))
     return torch.cat(found, 1) if found else None
 
 
-def _size(layout: Layout) -> int:
-    size = size_of(layout)
+def _whole(size: Dim) -> int:
     assert isinstance(size, int)
     return size
 

@@ -1,0 +1,171 @@
+"""How many singular values of an activation matrix are above a threshold, counted with certainty.
+
+For a matrix of n rows, the singular values over the root of n that exceed ε are the eigenvalues of
+the Gram matrix HᵀH/n that exceed ε²; how many there are is the inertia of HᵀH/n - ε²I (Sylvester),
+which one LDLᵀ factorization tells without an eigenvalue being computed. Rounding moves eigenvalues
+by no more than a known margin (Weyl), so two counts at ε² ± that margin which agree are certain;
+where they do not, the next level is more precise: a Gram matrix of float32 blocks, one in float64,
+and the singular values themselves in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from netir.kernels.gram import UNIT, Gram, GramSum, by_rows
+
+LEVELS = ("float32", "float64", "svd")
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many singular values are above the threshold, and how precise one had to be to know.
+
+    `ties` of them are so near the threshold that float64 cannot tell; these are not counted.
+    """
+
+    count: int
+    level: str
+    ties: int = 0
+
+
+def effective_rank(
+    value: Tensor, epsilon: float, start: str = "float64", axis: int = -1, method: str | None = None
+) -> Count:
+    """Count the singular values of H / √n above `epsilon`; H has a row for each of n samples.
+
+    Of activations with more axes `axis` has the columns, and all others are rows; an image is not
+    copied. Half precision is taken for what it is: what rounding did to it is part of the data.
+    From `start` on, levels are tried until one is certain.
+    """
+    _checked(epsilon, start)
+    x = by_rows(value, axis)
+    count = x.shape[0] * x.shape[1]
+    narrow = x if count >= x.shape[2] else x.reshape(1, count, -1).mT
+    for level in LEVELS[LEVELS.index(start) : -1]:
+        total = GramSum(level)
+        total.add(narrow)
+        found = count_above(total.over(count), epsilon, method)
+        if found is not None:
+            return Count(found, level)
+    return _by_values(x.reshape(count, -1), epsilon)
+
+
+def _checked(epsilon: float, start: str) -> None:
+    if not 0 <= epsilon < float("inf"):
+        raise ValueError(f"a threshold of {epsilon} for singular values")
+    if start not in LEVELS:
+        raise ValueError(f"no level '{start}', only {', '.join(LEVELS)}")
+
+
+def _by_values(rows: Tensor, epsilon: float) -> Count:
+    """What the singular values say in float64, off by about its rounding of the largest."""
+    if not bool(torch.isfinite(rows).all()):
+        raise ValueError("the rows are not finite, or too large to be squared")
+    values = torch.linalg.svdvals(rows.double()) / sqrt(len(rows))
+    margin = (len(values) + 4) * UNIT * float(values[0])
+    ties = int(((values - epsilon).abs() <= margin).sum())
+    return Count(int((values > epsilon + margin).sum()), "svd", ties)
+
+
+def count_above(gram: Gram, epsilon: float, method: str | None = None) -> int | None:
+    """How many eigenvalues of a Gram matrix are above ε²; None where rounding could decide it.
+
+    The margin is the rounding of its sums, and what factorizing a matrix of this size can add.
+    """
+    size = float(torch.linalg.matrix_norm(gram.matrix))
+    margin = gram.error + (len(gram.matrix) + 4) * UNIT * (size + epsilon**2)
+    high, low = positives(gram.matrix, [epsilon**2 + margin, epsilon**2 - margin], method)
+    return high if high == low else None
+
+
+def positives(matrix: Tensor, shifts: list[float], method: str | None = None) -> list[int]:
+    """How many eigenvalues of a symmetric float64 matrix are above each shift.
+
+    By `method` "inertia" from a factorization for each: every 1 x 1 pivot has the sign of an
+    eigenvalue, every 2 x 2 pivot one of either sign. By "eigenvalues" they are computed, as is
+    usual on a GPU.
+    """
+    method = method or ("eigenvalues" if matrix.is_cuda else "inertia")
+    if method == "eigenvalues":
+        values = torch.linalg.eigvalsh(matrix)
+        return [int((values > shift).sum()) for shift in shifts]
+    if method != "inertia":
+        raise ValueError(f"counting by '{method}', not by inertia or eigenvalues")
+    found = []
+    for shift in shifts:
+        moved = matrix.clone()
+        moved.diagonal().sub_(shift)
+        factors, pivots, _ = torch.linalg.ldl_factor_ex(moved)
+        paired = pivots < 0
+        alone = (factors.diagonal() > 0) & ~paired
+        found.append(int(alone.sum()) + int(paired.sum()) // 2)
+    return found
+
+
+def orthogonality(matrix: Tensor, count: int) -> float:
+    """1 less the orthogonality gap ‖HᵀH / ‖H‖² - I/n‖ of n samples (Daneshmand et al. 2021).
+
+    H has a column for each sample there; `matrix` is HHᵀ up to a factor, which has the same
+    eigenvalues but zeros.
+    """
+    if count < 1:
+        raise ValueError(f"an orthogonality of {count} samples")
+    trace = float(matrix.trace())
+    if trace <= 0:
+        return 1 - sqrt(1 - 1 / count)
+    gap = float(matrix.square().sum()) / trace**2 - 1 / count
+    return 1 - sqrt(max(gap, 0.0))
+
+
+def bordered(
+    matrix: Tensor, cross: Tensor, square: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """For each candidate column beside the matrix: the count above ε, and the sum of its values.
+
+    `cross` holds a column of mean products with the units there for each candidate, `square` its
+    own mean square. The count is that of the matrix, plus one where the Schur complement of the
+    candidate is positive (Haynsworth); it is meant for choosing, and not certain. The sum of
+    singular values breaks ties; of many large candidates it is worked out only for those that add
+    the most, the others' is -inf.
+    """
+    _checked(epsilon, LEVELS[0])
+    size, count = cross.shape
+    least = (size + 4) * UNIT * float(matrix.norm())
+    shift = epsilon**2 + max(least, torch.finfo(matrix.dtype).tiny)
+    moved = matrix - shift * torch.eye(size, dtype=matrix.dtype, device=matrix.device)
+    (base,) = positives(matrix, [shift])
+    schur = square - shift - (cross * torch.linalg.solve(moved, cross)).sum(0)
+    counts = base + (schur > 0).long()
+    sums = torch.full((count,), -torch.inf, dtype=matrix.dtype, device=matrix.device)
+    few = min(count, max(1, int(_EIGEN_WORK // (size + 1) ** 3)))
+    order = torch.argsort(schur, descending=True, stable=True)
+    best = order[torch.argsort(counts[order], descending=True, stable=True)][:few]
+    sums[best] = torch.cat([
+        _values(matrix, cross[:, part], square[part]).sum(1) for part in best.split(_CHUNK)
+    ])  # fmt: skip
+    return counts, sums
+
+
+_EIGEN_WORK = 3e8
+_CHUNK = 64
+
+
+def _values(matrix: Tensor, cross: Tensor, square: Tensor) -> Tensor:
+    """The singular values with each of the candidates beside the units."""
+    size, count = cross.shape
+    whole = matrix.new_zeros(count, size + 1, size + 1)
+    whole[:, :size, :size] = matrix
+    whole[:, :size, size] = cross.mT
+    whole[:, size, :size] = cross.mT
+    whole[:, size, size] = square
+    values: Tensor = torch.linalg.eigvalsh(whole).clamp(min=0).sqrt()
+    return values
+
+
+__all__ = ["LEVELS", "Count", "bordered", "count_above", "effective_rank", "orthogonality",
+           "positives"]  # fmt: skip

@@ -1,0 +1,203 @@
+"""Inits that look at gradients: what a new unit could do for the loss decides its weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from netir.basis import Contract
+from netir.calibration import arguments
+from netir.evaluate import run
+from netir.ir import Graph
+from netir.passes.growth.bridge import Bridge, bridge
+from netir.passes.growth.inits import Wanted, carried, drawn_rows, instead, like
+from netir.passes.growth.plant import Fans, Sown, planted
+from netir.passes.growth.seen import Seen
+from netir.passes.growth.silence import silenced
+
+
+def gradmax(wanted: Wanted) -> Fans | str:
+    """Units that nothing feeds yet, read so that their gradient is largest (Evci et al. 2022).
+
+    The columns are the left singular vectors of the gradient across the layer; the squares of its
+    singular values are what the squared gradient norm gains. A ReLU on the way becomes a clamp at
+    0, the same function, because torch's ReLU has no gradient at 0.
+    """
+    found = bridge(wanted.layer, wanted.seen)
+    if isinstance(found, str):
+        return instead(wanted, found)
+    u, s, _ = torch.linalg.svd(found.matrix, full_matrices=False)
+    count = min(wanted.count, int((s > 0).sum()))
+    if not count:
+        return instead(wanted, "the loss has no gradient across it")
+    rows = {**carried(wanted, count)}
+    rows |= found.rows(torch.zeros(count, found.matrix.shape[1], dtype=torch.float64))
+    columns = _read(wanted, found, u[:, :count].mT)
+    return Fans(count, rows, columns, open=found.bent)
+
+
+def tiny(wanted: Wanted) -> Fans | str:
+    """The units whose first step lowers the loss the most (TINY: Verbockhaven et al. 2024).
+
+    With N the negative gradient across the layer and S the covariance of what is read, they are
+    the singular vectors of S^-1/2 N. How large they are is tried out on the data, by halves.
+    """
+    found = bridge(wanted.layer, wanted.seen)
+    if isinstance(found, str):
+        return instead(wanted, found)
+    whiten = _whitening(wanted, found)
+    u, s, v = torch.linalg.svd(whiten @ -found.matrix.mT, full_matrices=False)
+    if not bool(s[0] > 0):
+        return instead(wanted, "the loss has no gradient across it")
+    count = min(wanted.count, int((s > _TELLING * s[0]).sum()))
+    root = s[:count].sqrt()
+    rows = {**carried(wanted, count), **found.rows((whiten @ u[:, :count] * root).mT)}
+    columns = v[:count] * root[:, None]
+    scale = _best_scale(wanted, found, rows, columns)
+    return Fans(count, rows, found.columns(columns * scale), keeps=Contract.CHANGED)
+
+
+_TELLING = 1e-3
+_SINGULAR = 1e-6
+
+
+def _whitening(wanted: Wanted, found: Bridge) -> Tensor:
+    """S^-1/2 of what the makers read, without directions that hardly occur."""
+    blocks = []
+    for maker in wanted.layer.makers:
+        x = wanted.seen.windows(maker)[:, 0]
+        values, vectors = torch.linalg.eigh(x.mT @ x / len(x))
+        there = values > _SINGULAR * values.max()
+        inverse = torch.where(there, values.clamp(min=1e-300).rsqrt(), torch.zeros_like(values))
+        blocks.append(vectors * inverse @ vectors.mT)
+    whiten: Tensor = torch.block_diag(*blocks)
+    return whiten.to(found.matrix)
+
+
+def _best_scale(
+    wanted: Wanted, found: Bridge, rows: dict[str, Tensor], columns: Tensor
+) -> float:
+    def loss(scale: float) -> float:
+        fans = Fans(len(columns), rows, found.columns(columns * scale), keeps=Contract.CHANGED)
+        sown = Sown.of(wanted.layer, fans)
+        return mean_loss(planted(wanted.seen.graph, [(wanted.layer.space, sown)]).graph,
+                         wanted.seen)  # fmt: skip
+
+    tried = [0.0, *(2.0**-n for n in range(12))]
+    return min(tried, key=loss) * wanted.scale
+
+
+def mean_loss(graph: Graph, seen: Seen) -> float:
+    """The mean loss over the calibration's batches."""
+    calibration = seen.data("a loss")
+    assert calibration.loss is not None
+    targets = calibration.targets or [None] * len(calibration.batches)
+    with torch.no_grad():
+        losses = [
+            float(calibration.loss(run(graph, *args, **kwargs), target))
+            for (args, kwargs), target in zip(
+                map(arguments, calibration.batches), targets, strict=True
+            )
+        ]
+    return sum(losses) / len(losses)
+
+
+def nest(wanted: Wanted) -> Fans | str:
+    """Units that join inputs and results whose connection has a large gradient (NeST: Dai 2019).
+
+    Of the gradient across the layer the largest 40 % of entries are taken. Each adds the root of
+    its size to both ends, by chance positive or negative, with signs such that this connection goes
+    down the gradient; a unit whose connections together go up is read with the other sign.
+    """
+    found = bridge(wanted.layer, wanted.seen)
+    if isinstance(found, str):
+        return instead(wanted, found)
+    size = found.matrix.abs()
+    taken = size >= torch.quantile(_sample(size.flatten()), 1 - _SHARE)
+    root = torch.where(taken, size, torch.zeros_like(size)).sqrt()
+    signs = torch.randint(
+        0, 2, (wanted.count, *size.shape), generator=wanted.generator, dtype=torch.int8
+    ).to(size.device)
+    made = torch.stack([(root * (2 * s - 1)).sum(0) for s in signs])
+    read = torch.stack([(-found.matrix.sign() * root * (2 * s - 1)).sum(1) for s in signs])
+    up = torch.einsum("uo,oi,ui->u", read, found.matrix, made) > 0
+    read = torch.where(up[:, None], -read, read)
+    rows = found.rows(made)
+    rows = {m.weight: like(rows[m.weight], wanted.layer.rows(m)) for m in wanted.layer.makers}
+    rows |= carried(wanted, wanted.count)
+    columns = _read(wanted, found, read)
+    return Fans(wanted.count, rows, columns, keeps=Contract.CHANGED)
+
+
+_SHARE = 0.4
+
+
+def _sample(values: Tensor, most: int = 1_000_000) -> Tensor:
+    """So many values evenly out of all: torch.quantile takes no more than 16 million."""
+    return values if len(values) <= most else values[:: -(-len(values) // most)]
+
+
+def firefly(wanted: Wanted) -> Fans | str:
+    """Of copies that part a little and of drawn units, those with the largest gradient (Wu 2020).
+
+    A copy has `1e-4` of the norm of its row added, which its original has taken away; both take
+    half of what reads them. A drawn unit is read by weights of that size. Half of those tried are
+    copies.
+    """
+    silent = silenced(wanted.layer)
+    if isinstance(silent, str) or silent:
+        return silent if isinstance(silent, str) else "it meets another activation in a sum"
+    if not wanted.layer.makers:
+        return instead(wanted, "no linear layer or convolution makes it")
+    tried = _tried(wanted)
+    sown = Sown.of(wanted.layer, tried)
+    grown = planted(wanted.seen.graph, [(wanted.layer.space, sown)]).graph
+    names = [m.weight for m in wanted.layer.makers]
+    _, slopes = Seen(grown, (), wanted.seen.calibration).gradients((), names)
+    size = torch.zeros(tried.count, dtype=torch.float64)
+    for maker in wanted.layer.makers:
+        places = sown.places(maker)[wanted.layer.width :]
+        by = slopes[maker.weight].double().movedim(1 - maker.weight_axis, 0)
+        size += by[places.to(by.device)].flatten(1).square().sum(1).cpu()
+    best = size.argsort(descending=True, stable=True)[: wanted.count].sort().values
+    return _some(tried, best)
+
+
+_APART = 1e-4
+
+
+def _tried(wanted: Wanted) -> Fans:
+    """As many copies as there are units to grow, if there are so many, and as many drawn units."""
+    layer, count = wanted.layer, wanted.count
+    copies = torch.randperm(layer.width, generator=wanted.generator)[:count]
+    both = len(copies) + count
+    source = torch.cat([copies, torch.full((count,), -1)])
+    rows = carried(wanted, both)
+    apart, columns = {}, {}
+    for maker in layer.makers:
+        rows[maker.weight] = drawn_rows(wanted, maker, both)
+        apart[maker.weight] = _APART * drawn_rows(wanted, maker, both)
+    for reader in layer.readers:
+        old = layer.columns(reader)
+        noise = torch.randn(both, *old.shape[1:], generator=wanted.generator, dtype=old.dtype)
+        columns[reader.weight] = _APART * like(noise.to(old.device), old)
+    return Fans(both, rows, columns, source, apart, keeps=Contract.CHANGED)
+
+
+def _some(fans: Fans, which: Tensor) -> Fans:
+    def of(parts: object) -> dict[str, Tensor]:
+        return {n: p[which.to(p.device)] for n, p in parts.items()}  # type: ignore[attr-defined]
+
+    source = None if fans.source is None else fans.source[which]
+    return Fans(len(which), of(fans.rows), of(fans.columns), source, of(fans.apart), fans.keeps)
+
+
+def _read(wanted: Wanted, found: Bridge, vectors: Tensor) -> dict[str, Tensor]:
+    """Columns of the mean norm of a layer's, all readers of a unit together, times the scale."""
+    old = [wanted.layer.columns(r).flatten(1) for r in wanted.layer.readers]
+    norm = torch.cat(old, 1).norm(dim=1).mean()
+    sized = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-300)
+    return found.columns(sized * (norm if bool(norm) else 1.0) * wanted.scale)
+
+
+__all__ = ["firefly", "gradmax", "mean_loss", "nest", "tiny"]
