@@ -22,6 +22,14 @@ class NetirError(Exception):
         return type(self), (self.what, self.where, self.fix)
 
 
+class ContractError(NetirError):
+    """A rewrite that does not keep what it promises."""
+
+
+class DataError(NetirError):
+    """A pass that needs data, and was given none."""
+
+
 class NetirWarning(UserWarning):
     """Something the user should know that is not an error."""
 

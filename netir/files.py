@@ -24,9 +24,9 @@ def replacing(target: Path) -> Iterator[Path]:
         mode = (target if target.exists() else draft).stat().st_mode
         yield draft
         os.chmod(draft, mode & 0o777)
-        _to_disk(draft)
+        to_disk(draft)
         os.replace(draft, target)
-        _to_disk(target.parent)
+        to_disk(target.parent)
     except (OSError, SafetensorError) as error:
         raise NetirError(
             f"cannot write the file: {reason(error)}",
@@ -38,7 +38,8 @@ def replacing(target: Path) -> Iterator[Path]:
             draft.unlink(missing_ok=True)
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

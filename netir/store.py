@@ -7,6 +7,7 @@ once, by its parameter's name. A file is data: reading one runs nothing in it.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -37,6 +38,19 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
     metadata = {"netir": FORMAT, "graph": text, "sha256": _checksum(text, tensors)}
     with replacing(target) as draft:
         safetensors.torch.save_file(tensors, draft, metadata)
+        _put_in_order(draft)
+
+
+def _put_in_order(file: Path) -> None:
+    """Give the metadata one order: safetensors writes them in another one in each process."""
+    with file.open("r+b") as content:
+        size = int.from_bytes(content.read(8), "little")
+        header = json.loads(content.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        if len(text) == size:
+            content.seek(8)
+            content.write(text)
 
 
 def load(path: str | os.PathLike[str], *, allow_ops: Collection[str] = ()) -> Graph:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from netir.basis import Contract
 from netir.dims import same
-from netir.errors import NetirError, nearest
+from netir.errors import ContractError, NetirError, nearest
 from netir.evaluate import (
     device_of,
     input_values,
@@ -206,7 +206,7 @@ def _compared(
     if error <= bound:
         return Verdict(contract, error, bound)
     first = _first_difference(before, after, inputs, moves, masked, bound)
-    raise NetirError(
+    raise ContractError(
         f"the rewrite does not keep its contract '{contract.value}': the outputs differ by "
         f"{error:.2g}, where {bound:.2g} is allowed",
         where=first,
@@ -239,7 +239,7 @@ def _bounded(
             worst, first = share, name
     if worst <= 1:
         return Verdict(Contract.BOUNDED, worst, 1.0, first)
-    raise NetirError(
+    raise ContractError(
         f"the rewrite does not keep its contract 'bounded': '{first}' is off by {worst:.3g} times "
         "what its bound allows",
         where=first,

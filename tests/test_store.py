@@ -295,3 +295,13 @@ def test_a_file_loads_without_the_class(tmp_path: Path) -> None:
         "netir.run(g, torch.zeros(2, 3, 32, 32)); assert 'tests' not in str(list(sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "a.netir"], check=True, cwd=tmp_path)
+
+
+def test_the_same_graph_gives_the_same_bytes(tmp_path: Path) -> None:
+    _, graph = traced("tied_embedding")
+    found = set()
+    for turn in range(8):
+        save(graph.replace(name='näme "\x7f\t'), tmp_path / f"{turn}.netir")
+        found.add((tmp_path / f"{turn}.netir").read_bytes())
+    assert len(found) == 1
+    assert load(tmp_path / "0.netir").name == 'näme "\x7f\t'

@@ -1,8 +1,7 @@
-"""The command line: `netir trace|show|spaces|verify|lower|demo`.
+"""The command line: one small function for each command, in a file for each group of them.
 
 Commands only call what a program could call. A Python model is named by the person at the
-keyboard, never by a file. Exit codes: 0, done; 2, a request that cannot be met, told without a
-traceback; 1, a fault of netir's own, with one.
+keyboard, never by a file. `netir --help` tells the commands and the exit codes (app.py).
 """
 
 from __future__ import annotations

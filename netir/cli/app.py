@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,17 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from netir.errors import NetirError
+from netir.cli import demo, diff, runs, specs
+from netir.cli.arguments import Allowed, Inputs, Model, Sizes
+from netir.errors import ContractError, NetirError
+
+EXIT_CODES = """\b
+Exit codes:
+  0    done; what was to be proved or reached is
+  1    a contract does not hold or a target is missed; with a traceback, a fault of netir
+  2    a request that cannot be met: the message says what, where, and what to do
+  130  interrupted
+"""
 
 
 class _Group(TyperGroup):
@@ -20,39 +31,21 @@ class _Group(TyperGroup):
             return super().invoke(ctx)
         except NetirError as error:
             typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(2) from None
+            raise typer.Exit(1 if isinstance(error, ContractError) else 2) from None
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(130) from None
 
 
 app = typer.Typer(
     cls=_Group,
     help="Rewrite trained neural networks: trace, look, verify, lower.",
+    epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="A .netir file, a factory pkg.module:function, or builtin:residual|attention.",
-    ),
-]
-Inputs = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--input",
-        help="An example input where the factory gives only a module: 'x=f32[batch, 3, 32, 32]'.",
-    ),
-]
-Sizes = Annotated[
-    list[str] | None, typer.Option("--size", help="The number that a symbolic size stands for.")
-]
-Allowed = Annotated[
-    list[str] | None,
-    typer.Option("--allow-op", help="An operator that is not torch's own and that you trust."),
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -147,7 +140,8 @@ def verify(
     allow_op: Allowed = None,
 ) -> None:
     """Compare two networks in float64 on random inputs."""
-    from netir.cli.models import find, numbers, random_arguments
+    from netir.cli.models import find, numbers
+    from netir.samples import random_arguments
     from netir.verify import verify as compare
 
     first = find(before, inputs, sizes, allow_op)
@@ -192,14 +186,16 @@ def lower(
     typer.echo(f"wrote {out}")
 
 
-@app.command()
-def demo() -> None:
-    """Trace, widen, prune, prove and lower a small network."""
-    from netir.cli.demo import run
-
-    run()
+for command in (
+    runs.run, runs.report, runs.export, specs.plan, diff.diff, specs.passes, specs.methods,
+    specs.schema, demo.demo,
+):  # fmt: skip
+    app.command()(command)
 
 
 def main() -> None:
-    """The console script."""
+    """The console script; a terminal that lacks a character shows another in its place."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     sys.exit(app())

@@ -51,11 +51,12 @@ def _node(node: Node, shown: dict[TensorType, str]) -> str:
     types = ", ".join(shown[kind] for kind in node.types)
     operands = ", ".join(map(show_operand, node.operands))
     place = f" at {quote(node.scope)}" if node.scope else ""
-    attributes = _attributes(node.op)
+    attributes = show_attributes(node.op)
     return f"  %{show_name(node.name)} = {node.op.name}({operands}){attributes} : {types}{place}"
 
 
-def _attributes(op: Op) -> str:
+def show_attributes(op: Op) -> str:
+    """The attributes of an op that have not their default."""
     found = []
     for name, default in _defaults(type(op)):  # type: ignore[arg-type]
         text = show_value(getattr(op, name))
