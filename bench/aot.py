@@ -181,20 +181,18 @@ def _bank(
 
 def _grams(kernel: Any) -> Iterator[Variant]:
     """Rows or channels that are contiguous, in numbers that divide by 16 or not."""
-    numbers = {"samples": "i32", "rows": "i32", "columns": "i32", "by_sample": "i64",
+    numbers = {"count": "i32", "rows": "i32", "columns": "i32", "by_sample": "i64",
                "by_row": "i64", "by_column": "i64", "span": "i32"}  # fmt: skip
-    for own, wide in (("fp32", True), ("fp64", True), ("bf16", True), ("fp16", True),
-                      ("bf16", False), ("fp16", False)):  # fmt: skip
+    for own, wide in (("fp32", True), ("fp64", True), ("bf16", False), ("fp16", False)):
         for one, other in (("by_column", "by_row"), ("by_row", "by_column")):
             for round_numbers in (True, False):
-                sizes = ("rows", "columns", other, "by_sample") if round_numbers else ()
+                sizes = ("count", "rows", "columns", other, "by_sample") if round_numbers else ()
                 signature = {"x": f"*{own}", "tiles": "*i32", "out": "*fp64", **numbers}
                 del signature[one]
                 yield Variant(
-                    f"gram {own}{' wide' if wide else ''} {one} 1 {'any' if not sizes else '16s'}",
+                    f"gram {own} {one} 1 {'any' if not sizes else '16s'}",
                     kernel, signature,
-                    {"TILE": 64, "ROWS": 16 if wide else 32, "FLUSH": 1024, "WIDE": wide,
-                     "UP": False, one: 1},
+                    {"TILE": 64, "ROWS": 16, "FLUSH": 512, "WIDE": wide, "UP": False, one: 1},
                     ("DMMA" if wide else "HGMMA", *(("LDGSTS.128",) if sizes else ())),
                     ("x", "out", "span", *sizes),
                 )  # fmt: skip

@@ -5,34 +5,38 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_ONE = 2.0**46
+"""What 1 is in whole numbers; the scores of 2¹⁶ columns are below `_GONE`."""
+_GONE = 2**62
+
 
 def most_alike(gram: Tensor, count: int) -> Tensor:
     """The indices of `count` columns, in the order in which they are removed.
 
     `gram` holds the products of every two columns. Columns that are zero go first, in order. Then
     goes, again and again, the column with the largest norm of cosines to those that are left, of
-    equals the first. Sums are float64: with thousands of columns float32 picks others.
+    equals the first. Squared cosines are whole numbers of 2⁻⁴⁶, so that what is taken off a score
+    leaves exactly what adding up the others would give; in float32 others would be picked.
     """
     size = len(gram)
-    if gram.shape != (size, size) or not bool(gram.isfinite().all()):
+    if gram.shape != (size, size) or not bool(gram.sum(dtype=torch.float64).isfinite()):
         raise ValueError(f"a finite square matrix is needed, not {tuple(gram.shape)}")
     if not 0 <= count <= size:
         raise ValueError(f"cannot remove {count} of {size}")
-    gram = gram.double()
-    norms = gram.diagonal().clamp(min=0).sqrt()
+    norms = gram.diagonal().double().clamp(min=0).sqrt()
     dead = norms == 0
     scale = torch.where(dead, torch.zeros_like(norms), 1 / norms.clamp(min=1e-300))
-    squares = (gram * scale * scale[:, None]).square()
-    squares.fill_diagonal_(0.0)
+    cosines = (gram.double() * scale).mul_(scale[:, None]).clamp_(-1, 1)
+    squares = cosines.square_().mul_(_ONE).round_().long()
+    squares.fill_diagonal_(0)
     picked = dead.nonzero().flatten()[:count].tolist()
     scores = squares.sum(0)
-    scores[dead] = -torch.inf
-    equal = size * torch.finfo(scores.dtype).eps * float(scores.clamp(min=0).max()) if size else 0.0
+    scores[dead] = -_GONE
+    squares.fill_diagonal_(_GONE)
     while len(picked) < count:
-        index = int((scores >= scores.max() - equal).byte().argmax())
+        index = int(scores.argmax())
         picked.append(index)
         scores -= squares[index]
-        scores[index] = -torch.inf
     return torch.tensor(picked, dtype=torch.int64)
 
 

@@ -75,12 +75,16 @@ def _by_values(rows: Tensor, epsilon: float) -> Count:
 def count_above(gram: Gram, epsilon: float, method: str | None = None) -> int | None:
     """How many eigenvalues of a Gram matrix are above ε²; None where rounding could decide it.
 
-    The margin is the rounding of its sums, and what factorizing a matrix of this size can add.
+    The margin is the rounding of its sums, what factorizing a matrix of this size adds to it, and
+    more than what vanishes below the smallest numbers.
     """
     size = float(torch.linalg.matrix_norm(gram.matrix))
-    margin = gram.error + (len(gram.matrix) + 4) * UNIT * (size + epsilon**2)
+    margin = gram.error + (len(gram.matrix) + 4) * UNIT * (size + epsilon**2) + _VANISHED
     high, low = positives(gram.matrix, [epsilon**2 + margin, epsilon**2 - margin], method)
     return high if high == low else None
+
+
+_VANISHED = 1e-300
 
 
 def positives(matrix: Tensor, shifts: list[float], method: str | None = None) -> list[int]:
@@ -135,7 +139,7 @@ def bordered(
     """
     _checked(epsilon, LEVELS[0])
     size, count = cross.shape
-    least = (size + 4) * UNIT * float(matrix.norm())
+    least = (size + 4) * torch.finfo(matrix.dtype).eps * float(matrix.norm())
     shift = epsilon**2 + max(least, torch.finfo(matrix.dtype).tiny)
     moved = matrix - shift * torch.eye(size, dtype=matrix.dtype, device=matrix.device)
     (base,) = positives(matrix, [shift])

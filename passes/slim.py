@@ -16,12 +16,13 @@ from netir.change import Rewritten, change_basis
 from netir.edit import Edit
 from netir.errors import NetirError
 from netir.ir import Graph, Node
+from netir.kernels.svd import singular
 from netir.layout_moves import LayoutMoves
 from netir.layouts import Atom, atoms
 from netir.moves import Moves
 from netir.ops.base import Op
 from netir.passes.layers.activations import activates, drops, stands
-from netir.passes.layers.lowrank import Amount, gain, reach, rounding, singular
+from netir.passes.layers.lowrank import Amount, gain, reach, rounding
 from netir.passes.merge import (
     FLOATS,
     Layer,

@@ -8,6 +8,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
+from netir.kernels.gram import gram_sum
 from netir.passes.compensation.consumers import Consumer, Windows
 
 MEMORY = 2**28
@@ -68,7 +69,10 @@ class _Sums:
         self.count += read.shape[1]
         self.read += read.sum(1)
         self.wanted += wanted.sum(1)
-        self.squares.baddbmm_(read.mT, read)
+        if len(read) == 1:
+            self.squares += gram_sum(read, single=False)
+        else:
+            self.squares.baddbmm_(read.mT, read)
         self.products.baddbmm_(read.mT, wanted)
 
     def centred(self) -> tuple[Tensor, Tensor]:

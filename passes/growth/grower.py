@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
@@ -52,10 +53,9 @@ class Grower:
     the largest width if it is 0, and run through the network anew at each reading. With
     `observe="batch"` a trigger sees what the layers read in the last training step, which costs no
     run of its own. A reading is taken after every `every` steps, but not within `cool_down` steps
-    after a growth. No layer gets
-    wider than `most` units or `factor` times its first width, the network no larger than
-    `parameters` and `macs` for one sample. `loss` is what inits and triggers that look at gradients
-    need, a function of the network's output and the target.
+    after a growth. No layer gets wider than `most` units or `factor` times its first width, the
+    network no larger than `parameters` and `macs` for one sample. `loss` is what inits and triggers
+    that look at gradients need, a function of the network's output and the target.
     """
 
     trigger: Trigger | None = None
@@ -84,7 +84,8 @@ class Grower:
             raise NetirError("a grower needs a trigger", fix=f"use one of {', '.join(TRIGGERS)}")
         init_called(self.init)
         for option, least in (("every", 1), ("round_to", 1), ("buffer", 0), ("cool_down", 0),
-                              ("most", 1), ("parameters", 1), ("macs", 1)):  # fmt: skip
+                              ("most", 1), ("parameters", 1), ("macs", 1),
+                              ("candidates", 0)):  # fmt: skip
             value = getattr(self, option)
             if value is not None and (not isinstance(value, int) or value < least):
                 raise NetirError(
@@ -92,8 +93,10 @@ class Grower:
                 )
         if self.observe not in ("buffer", "batch"):
             raise NetirError(f"a grower cannot observe '{self.observe}'", fix="buffer or batch")
-        if self.factor is not None and not self.factor >= 1:
+        if self.factor is not None and not 1 <= self.factor < inf:
             raise NetirError(f"a grower cannot use factor {self.factor}", fix="use 1 or more")
+        if not 0 <= self.scale < inf:
+            raise NetirError(f"a grower cannot use scale {self.scale}", fix="use 0 or more")
         self._taken = 0
         self._last = -self.cool_down
         self._kept = Buffer()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import ceil, floor
+from math import ceil, floor, inf
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -44,6 +44,7 @@ class Reading:
 
 
 Trigger = Callable[[Reading], int]
+_POSITIVE, _WHOLE = "use a positive number", "use a whole number from 1"
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ class Activations:
     whole: bool = False
 
     def __post_init__(self) -> None:
-        _checked("gamma", self.gamma, self.gamma > 0)
-        _checked("epsilon", self.epsilon, self.epsilon > 0)
-        _checked("metric", self.metric, self.metric in ("rank", "gap"))
+        _checked("gamma", self.gamma, 0 < self.gamma < inf, _POSITIVE)
+        _checked("epsilon", self.epsilon, 0 < self.epsilon < inf, _POSITIVE)
+        _checked("metric", self.metric, self.metric in ("rank", "gap"), "use rank or gap")
 
     def __call__(self, reading: Reading) -> int:
         layer = reading.layer
@@ -91,15 +92,21 @@ class Weights:
     whole: bool = False
 
     def __post_init__(self) -> None:
-        _checked("gamma", self.gamma, self.gamma > 0)
-        _checked("epsilon", self.epsilon, self.epsilon > 0)
+        _checked("gamma", self.gamma, 0 < self.gamma < inf, _POSITIVE)
+        _checked("epsilon", self.epsilon, 0 < self.epsilon < inf, _POSITIVE)
 
     def __call__(self, reading: Reading) -> int:
         layer = reading.layer
         if not layer.makers:
             return 0
         rows = torch.cat([layer.rows(m).flatten(1).flatten(1) for m in layer.makers], 1)
-        rank = effective_rank(rows.mT, self.epsilon)
+        try:
+            rank = effective_rank(rows.mT, self.epsilon)
+        except ValueError as error:
+            raise NetirError(
+                f"the weights of '{layer.space.name}' cannot be used: {error}",
+                fix="lower the learning rate",
+            ) from error
         found = rank.count / layer.width
         return _lacking(reading, found, self.gamma, running=False, whole=self.whole)
 
@@ -160,9 +167,9 @@ class Every:
     times: int | None = None
 
     def __post_init__(self) -> None:
-        _checked("steps", self.steps, self.steps >= 1)
-        _checked("count", self.count, self.count >= 1)
-        _checked("share", self.share, self.share is None or self.share > 0)
+        _checked("steps", self.steps, self.steps >= 1, _WHOLE)
+        _checked("count", self.count, self.count >= 1, _WHOLE)
+        _checked("share", self.share, self.share is None or 0 < self.share < inf, _POSITIVE)
 
     def __call__(self, reading: Reading) -> int:
         since = reading.step - self.start
@@ -185,9 +192,9 @@ class Linear:
     batches: int | None = None
 
     def __post_init__(self) -> None:
-        _checked("to", self.to, self.to >= 1)
-        _checked("steps", self.steps, self.steps >= 1)
-        _checked("batches", self.batches, self.batches is None or self.batches >= 1)
+        _checked("to", self.to, self.to >= 1, _WHOLE)
+        _checked("steps", self.steps, self.steps >= 1, _WHOLE)
+        _checked("batches", self.batches, self.batches is None or self.batches >= 1, _WHOLE)
 
     def __call__(self, reading: Reading) -> int:
         share = min(1.0, reading.step / self.steps)
@@ -206,8 +213,8 @@ class Plateau:
     count: int = 1
 
     def __post_init__(self) -> None:
-        _checked("patience", self.patience, self.patience >= 1)
-        _checked("count", self.count, self.count >= 1)
+        _checked("patience", self.patience, self.patience >= 1, _WHOLE)
+        _checked("count", self.count, self.count >= 1, _WHOLE)
 
     def __call__(self, reading: Reading) -> int:
         if reading.loss is None:
@@ -223,9 +230,9 @@ class Plateau:
         return self.count
 
 
-def _checked(name: str, value: object, good: bool) -> None:
+def _checked(name: str, value: object, good: bool, fix: str) -> None:
     if not good:
-        raise NetirError(f"a trigger cannot use {name} {value!r}")
+        raise NetirError(f"a trigger cannot use {name} {value!r}", fix=fix)
 
 
 TRIGGERS: Mapping[str, Callable[..., Trigger]] = MappingProxyType({

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from netir.errors import NetirError
+from netir.kernels.svd import singular
 from netir.ops.base import per_axis
 from netir.ops.conv import Conv
 from netir.passes.merge import Layer
@@ -74,15 +75,6 @@ class Amount:
         assert self.error is not None
         largest = values.reshape(-1, full).amax(0)
         return max(1, int((largest > self.error * largest[0]).sum()))
-
-
-def singular(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U, S and V' of a matrix or of a batch; of a wide one by its transpose, which is faster."""
-    if matrix.shape[-2] >= matrix.shape[-1]:
-        u, s, v = torch.linalg.svd(matrix, full_matrices=False)
-        return u, s, v
-    v, s, u = torch.linalg.svd(matrix.mT, full_matrices=False)
-    return u.mT, s, v.mT
 
 
 def spectral_norm(matrix: Tensor) -> float:
@@ -280,4 +272,4 @@ def blocks(weight: Tensor, groups: int) -> Tensor:
 
 
 __all__ = ["SPLITS", "Amount", "Ranks", "Split", "blocks", "gain", "reach", "rounding",
-           "singular", "spectral_norm"]  # fmt: skip
+           "spectral_norm"]  # fmt: skip

@@ -1,0 +1,77 @@
+"""Singular value decompositions of weights, cut to a rank, with the error that this leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+METHODS = ("svd", "random")
+
+
+@dataclass(frozen=True, eq=False)
+class Truncated:
+    """A ≈ L R, of a left factor with orthonormal columns times a right one, in float64.
+
+    `values` are the singular values of the product, largest first. `error` is ‖A - L R‖ (Frobenius)
+    computed from the factors. No product of this rank comes closer than `least`: a projection has
+    no larger singular values than what it projects, so those found beyond the rank are bounds.
+    """
+
+    left: Tensor
+    right: Tensor
+    values: Tensor
+    error: float
+    least: float
+
+
+def truncated(
+    matrix: Tensor, rank: int, method: str = "svd", extra: int = 10, sweeps: int = 2, seed: int = 0
+) -> Truncated:
+    """The best product of a rank; with `method="random"` a good one, much faster for a low rank.
+
+    That is a subspace iteration (Halko, Martinsson, Tropp 2011) with `extra` more directions than
+    are kept. It serves to compare many candidates; keep the default for weights that stay.
+    """
+    if matrix.dim() != 2 or not matrix.numel() or not bool(matrix.isfinite().all()):
+        raise ValueError(f"a finite matrix is needed, not one of shape {tuple(matrix.shape)}")
+    if not 1 <= rank <= min(matrix.shape):
+        raise ValueError(f"rank {rank} of a matrix of {matrix.shape[0]} x {matrix.shape[1]}")
+    if method not in METHODS:
+        raise ValueError(f"a decomposition by '{method}', not by {' or '.join(METHODS)}")
+    if extra < 0 or sweeps < 0:
+        raise ValueError(f"{extra} extra directions and {sweeps} sweeps")
+    wide = matrix.detach().double()
+    if method == "random" and rank + extra < min(matrix.shape):
+        basis = _range(wide, rank + extra, sweeps, seed)
+        left, values, right = singular(basis.mT @ wide)
+        left = basis @ left
+    else:
+        left, values, right = singular(wide)
+    left, right, kept = left[:, :rank], values[:rank, None] * right[:rank], values[:rank]
+    error = float(torch.linalg.matrix_norm(wide - left @ right))
+    least = min(error, float(values[rank:].norm()))
+    return Truncated(left, right, kept, error, least)
+
+
+def _range(matrix: Tensor, count: int, sweeps: int, seed: int) -> Tensor:
+    """An orthonormal basis of nearly the first singular directions."""
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(matrix.shape[1], count, generator=generator, dtype=matrix.dtype)
+    basis: Tensor = torch.linalg.qr(matrix @ start.to(matrix.device)).Q
+    for _ in range(sweeps):
+        basis = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.mT @ basis).Q).Q
+    return basis
+
+
+def singular(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U, S and V' of a matrix or of a batch; of a wide one by its transpose, which is faster."""
+    if matrix.shape[-2] >= matrix.shape[-1]:
+        u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+        return u, s, v
+    v, s, u = torch.linalg.svd(matrix.mT, full_matrices=False)
+    return u.mT, s, v.mT
+
+
+__all__ = ["METHODS", "Truncated", "singular", "truncated"]

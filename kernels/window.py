@@ -1,0 +1,101 @@
+"""The newest rows of a stream, with a Gram matrix that is kept up instead of summed anew."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from netir.kernels.gram import UNIT, Gram, by_rows, products
+from netir.kernels.rank import Count, count_above, effective_rank
+
+
+class GramWindow:
+    """Up to `most` of the newest rows of a stream, and their Gram matrix.
+
+    Adding b rows takes the products of b new and b old rows, however many there are. The sums are
+    float64 and what rounding can have done to them is kept track of: where that could decide a
+    count, or is no longer small, the matrix is summed anew.
+    """
+
+    def __init__(self, most: int) -> None:
+        if most < 1:
+            raise ValueError(f"a window of {most} rows keeps nothing")
+        self.most = most
+        self.rebuilt = 0
+        """How often the matrix was summed anew."""
+        self._rows: Tensor | None = None
+        self._sum: Tensor | None = None
+        self._first = 0
+        self._count = 0
+        self._lost = 0.0
+        self._changed = False
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, value: Tensor, axis: int = -1) -> None:
+        """Put in new rows; the oldest go as soon as there are more than the window keeps."""
+        x = by_rows(value, axis)
+        rows = x.reshape(-1, x.shape[2])[-self.most :]
+        self._fitting(rows)
+        new, lost = products(rows[None])
+        if self._rows is None or self._sum is None:
+            self._rows, self._sum = rows.new_empty(self.most, rows.shape[1]), torch.zeros_like(new)
+        places = (self._first + self._count + torch.arange(len(rows))) % self.most
+        gone = max(0, self._count + len(rows) - self.most)
+        if gone:
+            old, more = products(self._rows[places[-gone:].to(rows.device)][None])
+            new, lost, self._changed = new - old, lost + more, True
+            self._first = (self._first + gone) % self.most
+        self._sum = self._sum + new
+        self._lost += lost + 2 * UNIT * float(self._sum.diagonal().abs().sum())
+        self._rows[places.to(rows.device)] = rows
+        self._count += len(rows) - gone
+
+    def _fitting(self, rows: Tensor) -> None:
+        if self._rows is None:
+            return
+        for what in ("dtype", "device"):
+            if getattr(rows, what) != getattr(self._rows, what):
+                raise ValueError(f"rows of {what} {getattr(rows, what)} in a window of "
+                                 f"{getattr(self._rows, what)}")  # fmt: skip
+        if rows.shape[1] != self._rows.shape[1]:
+            raise ValueError(f"rows of {rows.shape[1]} columns in a window of "
+                             f"{self._rows.shape[1]}")  # fmt: skip
+
+    @property
+    def rows(self) -> Tensor:
+        """The rows that are kept, in no order."""
+        if self._rows is None:
+            raise ValueError("no rows were added")
+        return self._rows[: self._count]
+
+    @property
+    def gram(self) -> Gram:
+        """HᵀH / n of the rows that are kept."""
+        rows = self.rows
+        assert self._sum is not None
+        if self._lost > _DRIFT * float(self._sum.diagonal().abs().sum()):
+            self._rebuild()
+        return Gram(self._sum / len(rows), len(rows), self._lost / len(rows))
+
+    def count(self, epsilon: float) -> Count:
+        """How many singular values of the rows / √n are above `epsilon`."""
+        found = count_above(self.gram, epsilon)
+        if found is None and self._changed:
+            self._rebuild()
+            found = count_above(self.gram, epsilon)
+        if found is not None:
+            return Count(found, "float64")
+        return effective_rank(self.rows, epsilon, "svd")
+
+    def _rebuild(self) -> None:
+        self._sum, self._lost = products(self.rows[None])
+        self._changed = False
+        self.rebuilt += 1
+
+
+_DRIFT = 1e-11
+"""How much of its trace a matrix may be off before it is summed anew in any case."""
+
+__all__ = ["GramWindow"]

@@ -1,0 +1,84 @@
+"""Truncated decompositions of weights, and the errors that they come with."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from netir.kernels.svd import singular, truncated
+
+DOUBLE = torch.float64
+
+
+def decaying(rows: int, columns: int, rate: float = 0.9) -> Tensor:
+    size = min(rows, columns)
+    left = torch.linalg.qr(torch.randn(rows, size, dtype=DOUBLE)).Q
+    right = torch.linalg.qr(torch.randn(columns, size, dtype=DOUBLE)).Q
+    return left * rate ** torch.arange(size, dtype=DOUBLE) @ right.mT
+
+
+@pytest.mark.parametrize("shape", [(30, 20), (20, 30), (12, 12), (1, 5), (5, 1)])
+@pytest.mark.parametrize("kind", [DOUBLE, torch.float32, torch.bfloat16], ids=str)
+def test_the_best_of_its_rank(shape: tuple[int, int], kind: torch.dtype) -> None:
+    matrix = decaying(*shape).to(kind)
+    values = torch.linalg.svdvals(matrix.double())
+    for rank in {1, min(shape) // 2 or 1, min(shape)}:
+        found = truncated(matrix, rank)
+        assert found.left.shape == (shape[0], rank)
+        assert found.right.shape == (rank, shape[1])
+        off = float((matrix.double() - found.left @ found.right).norm())
+        assert found.error == pytest.approx(off, rel=1e-12, abs=1e-15)
+        assert off == pytest.approx(float(values[rank:].norm()), rel=1e-9, abs=1e-13)
+        assert found.least <= found.error <= found.least * (1 + 1e-9) + 1e-13
+        eye = torch.eye(rank, dtype=DOUBLE)
+        assert float((found.left.mT @ found.left - eye).norm()) <= 1e-12
+        assert torch.allclose(found.values, values[:rank], rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(80, 60), (60, 80)])
+@pytest.mark.parametrize("rate", [0.7, 0.95, 1.0])
+def test_random_sketches_are_near_the_best_and_say_how_near(
+    shape: tuple[int, int], rate: float
+) -> None:
+    matrix = decaying(*shape, rate)
+    for rank in (1, 8, 20):
+        best = float(torch.linalg.svdvals(matrix)[rank:].norm())
+        found = truncated(matrix, rank, "random")
+        off = float((matrix - found.left @ found.right).norm())
+        assert found.error == pytest.approx(off, rel=1e-12)
+        assert found.least <= best * (1 + 1e-12)
+        assert best * (1 - 1e-12) <= found.error <= 1.04 * best
+        assert torch.equal(found.right, truncated(matrix, rank, "random").right)
+    other = truncated(matrix, 8, "random", seed=1)
+    assert not torch.equal(other.right, truncated(matrix, 8, "random").right)
+
+
+def test_a_sketch_as_large_as_the_matrix_is_the_decomposition() -> None:
+    matrix = decaying(14, 12)
+    assert torch.equal(truncated(matrix, 4, "random").right, truncated(matrix, 4).right)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5), (2, 4, 3), (2, 3, 4)])
+def test_all_singular_vectors(shape: tuple[int, ...]) -> None:
+    matrix = torch.randn(shape, dtype=DOUBLE)
+    u, s, v = singular(matrix)
+    assert torch.allclose(u * s[..., None, :] @ v, matrix, atol=1e-13)
+    assert s.shape[-1] == min(shape[-2:])
+
+
+@pytest.mark.parametrize(
+    ("matrix", "options", "message"),
+    [
+        (torch.ones(3), {}, r"a finite matrix is needed, not one of shape \(3,\)"),
+        (torch.full((2, 2), torch.nan), {}, "a finite matrix"),
+        (torch.ones(0, 2), {}, "a finite matrix"),
+        (torch.ones(2, 3), {"rank": 3}, "rank 3 of a matrix of 2 x 3"),
+        (torch.ones(2, 3), {"rank": 0}, "rank 0 of"),
+        (torch.ones(2, 3), {"method": "qr"}, "a decomposition by 'qr', not by svd or random"),
+        (torch.ones(2, 3), {"extra": -1}, "-1 extra directions"),
+    ],
+)
+def test_bad_arguments(matrix: Tensor, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        truncated(matrix, **{"rank": 1, **options})  # type: ignore[arg-type]
