@@ -8,6 +8,7 @@ imported when they are named.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, is_dataclass
 from functools import cache
 from importlib import import_module
@@ -66,7 +67,11 @@ def called(kind: str, name: str) -> Any:
 
 def name_of(kind: str, thing: Any) -> str | None:
     """The name that a function or a class is registered under, if there is one."""
-    return next((name for name in names(kind) if called(kind, name) is thing), None)
+    for name in names(kind):
+        with suppress(NetirError):  # of a name that cannot be used, and so is not its
+            if called(kind, name) is thing:
+                return name
+    return None
 
 
 def own(kind: str) -> Mapping[str, Any]:

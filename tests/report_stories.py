@@ -12,6 +12,7 @@ from netir.report import (
     Drawing,
     Epoch,
     Export,
+    Growth,
     Measured,
     Stage,
     Story,
@@ -93,6 +94,27 @@ def real_story() -> Story:
     )  # fmt: skip
 
 
+def grown_story(spaces: int = 2, events: int = 6) -> Story:
+    """A network that grows during its second training, after a pass that widens its first space."""
+    names = [f"layers.{i}.units" for i in range(spaces)]
+    growth = tuple(
+        Growth(40 + 10 * n + (i % 5), name, 8 + 2 * n, 10 + 2 * n, 0.9 + n / 100, "select",
+               "drawn" * (n == 0))
+        for n in range(events) for i, name in enumerate(names)
+    )  # fmt: skip
+    first, second = dict.fromkeys(names, 4), dict.fromkeys(names, 8)
+    last = dict.fromkeys(names, 8 + 2 * events)
+    return Story("It grows", stages=(
+        Stage("trace", "net", widths_after=first, measured=Measured(100, metric=0.1)),
+        Stage("train", "train", widths_before=first, widths_after=first, epochs=_trained(0, 0.7),
+              measured=Measured(100, metric=0.7)),
+        Stage("pass", "widen", contract="exact", widths_before=first, widths_after=second,
+              measured=Measured(200, metric=0.7)),
+        Stage("train", "train", widths_before=second, widths_after=last, growth=growth,
+              epochs=_trained(40 + 10 * events, 0.9), measured=Measured(400, metric=0.9)),
+    ))  # fmt: skip
+
+
 def hostile_story() -> Story:
     """Names that try to be markup, code, or something else that they are not."""
     boxes = tuple(Box(name, name, name, name, (name,), 1, 1, (i,))
@@ -109,7 +131,8 @@ def hostile_story() -> Story:
         stages=tuple(
             Stage(every, name, name, name, name, name, 1.0, 2.0, 3.0, HOSTILE, ((name, name),),
                   widths, dict.fromkeys(HOSTILE, 4), Measured(5, 6, 7, 8.0, 9.0, 0.5, 0.1),
-                  (Epoch(1, 2.0, 0.3),), drawing=fewer if i % 2 else drawn)
+                  (Epoch(1, 2.0, 0.3),), (Growth(1, name, 3, 4, 0.5, name, name),),
+                  drawing=fewer if i % 2 else drawn)
             for i, name in enumerate(HOSTILE)
         ),
         targets=tuple(Target(name, name, name, False) for name in HOSTILE),

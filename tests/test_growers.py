@@ -109,6 +109,20 @@ def test_too_few_samples_say_nothing() -> None:
     assert reading(of_rank(10, samples=10), Activations(gamma=0.1)) == 0
 
 
+def test_what_is_not_finite_has_no_rank() -> None:
+    rows = of_rank(5)
+    rows[3, 2] = torch.inf
+    for metric in ("rank", "gap"):
+        with pytest.raises(NetirError, match=r"the activations of '1' cannot be used.*not finite"):
+            reading(rows, Activations(metric=metric))
+    net = nn.Sequential(nn.Linear(20, 8), nn.Linear(8, 2))
+    graph = netir.trace(net, (torch.randn(4, 20),))
+    layer = hidden(graph, next(s for s in graph.spaces() if s.name == "0"))
+    graph.params["0.weight"].data[0, 0] = torch.nan
+    with pytest.raises(NetirError, match=r"the weights of '0' cannot be used.*not finite"):
+        Weights()(Reading(layer, Seen(graph, (layer,), None), 1, {}))
+
+
 def test_orthogonality_is_that_of_the_samples() -> None:
     h = torch.randn(7, 30, dtype=torch.float64)  # a column for each sample
     n = h.shape[1]
@@ -157,6 +171,7 @@ def test_a_plateau_is_a_loss_that_does_not_fall() -> None:
 @pytest.mark.parametrize("bad", [
     lambda: Activations(gamma=0), lambda: Activations(metric="rang"), lambda: Every(0),
     lambda: Linear(0, 3), lambda: Plateau(patience=0), lambda: Weights(epsilon=-1),
+    lambda: Activations(gamma=float("inf")), lambda: Every(1, share=float("nan")),
 ])  # fmt: skip
 def test_triggers_refuse_strange_options(bad: Callable[[], Any]) -> None:
     with pytest.raises(NetirError, match="a trigger cannot use"):
@@ -269,7 +284,8 @@ def test_every_grower_has_a_name() -> None:
 
 @pytest.mark.parametrize("options", [
     {"every": 0}, {"buffer": -1}, {"most": 0}, {"factor": 0.5}, {"init": "selekt"},
-    {"round_to": 0}, {"cool_down": -1},
+    {"round_to": 0}, {"cool_down": -1}, {"candidates": -1}, {"factor": float("inf")},
+    {"scale": float("nan")},
 ])  # fmt: skip
 def test_growers_refuse_strange_options(options: dict[str, Any]) -> None:
     with pytest.raises(NetirError, match=r"cannot use|no init"):
@@ -356,6 +372,27 @@ def test_dyno_grows_where_the_rank_rose() -> None:
     assert torch.allclose(model(x), before, atol=1e-6)
 
 
+def test_dyno_rounds_widths_and_cools_down() -> None:
+    grower = Dyno(every=1, round_to=4, cool_down=3)
+    model = mlp(12)
+    x, _ = next(batches(1, size=300))
+    live = netir.Live(model, torch.optim.SGD(model.parameters(), lr=0.1), x)
+
+    def sleep(first: int) -> None:
+        with torch.no_grad():
+            model[0].weight[first:] = 0  # type: ignore[index,operator]
+            model[0].bias[first:] = 0  # type: ignore[index,operator]
+
+    grower.step(live, x)
+    sleep(7)
+    found = {e.space: e.after for e in grower.step(live, x)}
+    assert found["0"] == 8, "8 of 12 are enough: ⌊12 (0.97 - 7/12)⌋ = 4 go"
+    assert grower.step(live, x) == []
+    sleep(3)
+    assert grower.step(live, x) == [], "within the cool-down"
+    assert grower.step(live, x)
+
+
 @pytest.mark.parametrize("star", [0.3, 0.6, 0.9, 1.0])
 def test_never_both_from_one_reading(star: float) -> None:
     grower = Dyno(every=1)
@@ -369,9 +406,10 @@ def test_never_both_from_one_reading(star: float) -> None:
     assert not gone.keys() & come.keys()
 
 
-def test_dyno_refuses_a_strange_delta() -> None:
-    with pytest.raises(NetirError, match="delta"):
-        Dyno(delta=1.0)
+@pytest.mark.parametrize("options", [{"delta": 1.0}, {"epsilon": 0.0}, {"least": 0}])
+def test_dyno_refuses_strange_options(options: dict[str, Any]) -> None:
+    with pytest.raises(NetirError, match=f"cannot use {next(iter(options))}"):
+        Dyno(**options)
 
 
 # --- Auto-RGN

@@ -152,10 +152,10 @@ def test_onnx_runtime_agrees(example: Example) -> None:
 
 @pytest.mark.parametrize("example", WRITTEN[::4])
 def test_onnx_runtime_agrees_in_float64(example: Example) -> None:
-    """Where it has code for it; what is an attribute in ONNX stays float32."""
+    """Where it has code for it; attributes stay float32 in ONNX, and images are resized in it."""
     missing = "NOT_IMPLEMENTED"
     try:
-        agrees(example, 1e-6)
+        agrees(example, 1e-5)
     except (NotImplemented_, RuntimeException) as error:
         missing = str(error)
     assert "NOT_IMPLEMENTED" in missing or "does not support double" in missing

@@ -14,6 +14,7 @@ from netir.cli import app
 from netir.errors import NetirError
 from netir.frontends import trace
 from netir.models import read_model
+from netir.runs import run_spec
 from netir.spec import PassStep, parse
 
 MODULE = '''
@@ -21,6 +22,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 from torch import nn, zeros
 from netir.passes import Widen
+from netir.passes.growth.inits import random
+from netir.passes.methods import Grower
 from netir.rewrite import Pass
 from netir.task import Data, Task
 
@@ -48,6 +51,23 @@ def last(space, evidence):
 
 def small():
     return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval(), (zeros(2, 3),)
+
+@dataclass(frozen=True)
+class Lazy:
+    """One unit at a step."""
+    at: int = 2
+    def __call__(self, reading):
+        return int(reading.step == self.at)
+
+@dataclass
+class Slow(Grower):
+    """Grow late."""
+    trigger: object = Lazy(3)
+    patience: float = 1.5
+
+def plain(wanted):
+    """As random."""
+    return random(wanted)
 
 number = 3
 '''
@@ -132,6 +152,27 @@ def test_a_task_and_a_model_of_another_package(install: Install) -> None:
     assert len(read_model(spec.model).nodes) == 3
 
 
+def test_growth_of_another_package(install: Install, tmp_path: Path) -> None:
+    install("more", growers="slow = offered:Slow", triggers="lazy = offered:Lazy",
+            inits="plain = offered:plain")  # fmt: skip
+    spec = parse(
+        """{netir_spec: 1, model: builtin:digits_mlp, task: digits, passes: [
+        {train: {steps: 2, evaluate: false,
+                 grow: {method: slow, patience: 2, trigger: {name: lazy, at: 1}, init: plain}}},
+        {pass: grow, init: plain}]}"""
+    )
+    assert parse(spec.dump()) == spec
+    assert str(spec.passes[0]).endswith(
+        "grow=slow(trigger=lazy(at=1), init='plain', patience=2.0))"
+    )
+    done = run_spec(spec, tmp_path / "run")
+    assert [(g.step, g.init) for g in done.story.stages[1].growth] == [(1, "plain")] * 2
+    said = CliRunner().invoke(app, ["methods"]).stdout
+    assert all(name in said for name in ("slow", "lazy", "plain"))
+    schema = CliRunner().invoke(app, ["schema"]).stdout
+    assert all(f'"const": "{name}"' in schema for name in ("slow", "lazy"))
+
+
 def test_a_package_that_cannot_be_imported(install: Install) -> None:
     install("broken", passes="double = offered_not:Double\nother = offered:Nothing")
     message = refused("pass", "double")
@@ -162,6 +203,10 @@ def test_clashes(install: Install, name: str) -> None:
         ("passes", "pass", "bare = offered:Bare", "is no dataclass"),
         ("passes", "pass", "triple = offered:Double", "calls itself 'double'"),
         ("scores", "score", "number = offered:number", "is no function"),
+        ("inits", "init", "number = offered:number", "is no function"),
+        ("growers", "grower", "lazy = offered:Lazy", "derived from netir.passes.growth.grower.G"),
+        ("triggers", "trigger", "mine = offered:Mine", "derived from collections.abc.Callable"),
+        ("triggers", "trigger", "last = offered:last", "derived from collections.abc.Callable"),
     ],
 )
 def test_what_does_not_fit(install: Install, group: str, kind: str, point: str, why: str) -> None:

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from netir.report import Measured, Stage, Story, compare, write_report
-from tests.report_stories import HOSTILE, big_story, hostile_story, real_story
+from tests.report_stories import HOSTILE, big_story, grown_story, hostile_story, real_story
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 INSTALLED = next((path for path in map(shutil.which, NAMES) if path), None)
@@ -79,6 +80,15 @@ def scale(page: Page) -> float:
     return found
 
 
+def until(page: Page, expression: str) -> None:
+    """Wait until something is so; the page's policy forbids Playwright's own way to."""
+    for _ in range(200):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"it never happens: {expression}")
+
+
 def shown(page: Page) -> int:
     found: int = page.eval_on_selector_all(
         ".canvas .box", "all => all.filter(b => b.style.display !== 'none').length"
@@ -95,7 +105,11 @@ STORIES = {
         lambda: Story("t", stages=(Stage("pass", "p", contract="exact"),)),
         {"summary", "steps", "contracts"},
     ),
-    "hostile": (hostile_story, SECTIONS),
+    "hostile": (hostile_story, SECTIONS | {"growth"}),
+    "grown": (
+        grown_story,
+        {"summary", "steps", "widths", "curves", "growth", "pareto", "contracts"},
+    ),
 }
 
 
@@ -170,7 +184,7 @@ def test_zoom_by_buttons_keys_and_wheel(opened: Any) -> None:
     assert scale(page) == pytest.approx(fitted)
     canvas.hover(position={"x": 5, "y": 300})
     page.mouse.wheel(0, -200)
-    page.wait_for_function(f"document.querySelector('.canvas > svg > g').getCTM().a > {fitted}")
+    until(page, f"document.querySelector('.canvas > svg > g').getCTM().a > {fitted}")
     moved = "g => g.transform.baseVal.consolidate().matrix.e"
     was = page.eval_on_selector(".canvas > svg > g", moved)
     page.mouse.down()
@@ -184,7 +198,7 @@ def test_wheel_scrolls_the_page_until_the_graph_is_in_use(opened: Any) -> None:
     page.locator(".canvas > svg").hover(position={"x": 5, "y": 300})
     before, at = scale(page), page.evaluate("scrollY")
     page.mouse.wheel(0, 300)
-    page.wait_for_function(f"scrollY > {at}")
+    until(page, f"scrollY > {at}")
     assert scale(page) == before
 
 
@@ -288,6 +302,69 @@ def test_charts_tell_their_numbers(opened: Any) -> None:
     page.locator("#curves summary").click()
     points = sum(len(stage.epochs) for stage in real_story().stages)
     assert page.locator("#curves tbody tr").count() >= points
+
+
+def test_widths_over_time_are_lines_that_tell(opened: Any) -> None:
+    page = opened(grown_story()).page
+    lines = page.locator("#growth .grown path")
+    assert lines.count() == 2
+    paths = lines.evaluate_all("all => all.map(p => p.getAttribute('d'))")
+    assert all(d.count("V") == 7 for d in paths), "six growths, and the pass before them"
+    page.locator("#growth .badge circle").hover()
+    assert page.locator("#tip b").inner_text() == "3 widen"
+    chart = page.locator("#growth .chart")
+    size = chart.bounding_box()
+    chart.hover(position={"x": 0.6 * size["width"], "y": 0.5 * size["height"]})
+    said = page.locator("#tip").inner_text()
+    assert "layers.0.units" in said
+    assert "16 → 18, select" in said
+    assert "the trigger saw 0.9" in said
+    assert page.locator("#growth .grown.on").count() >= 1
+    chart.hover(position={"x": 0.2 * size["width"], "y": 0.9 * size["height"]})
+    said = page.locator("#tip").inner_text()
+    assert "width 4 from step 0 on" in said
+    assert "of the same width: layers.1.units" in said
+    page.mouse.move(1, 1)
+    assert page.locator("#growth .grown.on").count() == 0
+    page.locator("#growth summary").click()
+    assert page.locator("#growth tbody tr").count() == 12
+    assert page.locator("#growth tbody").get_by_text("drawn").count() == 2
+
+
+def test_widths_over_time_by_keyboard(opened: Any) -> None:
+    page = opened(grown_story()).page
+    page.locator("#growth .grown").first.focus()
+    page.keyboard.press("Tab")
+    assert "layers.1.units" in page.locator("#tip").inner_text()
+    assert page.locator("#growth .grown.on").count() == 1
+    assert page.locator("#growth .grown.off").count() == 1
+
+
+def test_many_widths_over_time(opened: Any) -> None:
+    page = opened(grown_story(60, 40)).page
+    assert page.locator("#growth .grown").count() == 60
+    heights = page.locator("#growth .leader + text").evaluate_all(
+        "all => all.map(t => Number(t.getAttribute('y')))"
+    )
+    assert len(heights) == 16
+    assert min(b - a for a, b in pairwise(sorted(heights))) >= 14, "no name hides another"
+    assert "The 16 widest of 60 are named" in page.locator("#growth").inner_text()
+    page.locator("#growth summary").click()
+    assert page.locator("#growth tbody tr").count() == 1000
+    assert "and 1,400 more, in the journal" in page.locator("#growth").inner_text()
+
+
+def test_growth_shows_in_the_summary_and_the_steps(opened: Any) -> None:
+    page = opened(grown_story()).page
+    assert "One rewrite and growth in training left the network with 400" in page.locator(
+        ".lead"
+    ).inner_text()
+    assert "from 70" in page.locator("#tiles > div").first.inner_text()
+    step = page.locator("#step-4")
+    assert "growth 12 changes" in step.inner_text()
+    assert "2 widths changed" in step.inner_text()
+    alone = Story("t", stages=grown_story().stages[3:])
+    assert opened(alone).page.locator("#growth .grown").count() == 2
 
 
 def test_tables_say_what_was_kept_and_met(opened: Any) -> None:

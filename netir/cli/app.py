@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from netir.cli import demo, diff, runs, specs
+from netir.cli import bench, demo, diff, runs, specs
 from netir.cli.arguments import Allowed, Inputs, Model, Sizes
 from netir.errors import ContractError, NetirError
 
@@ -187,8 +187,8 @@ def lower(
 
 
 for command in (
-    runs.run, runs.report, runs.export, specs.plan, diff.diff, specs.passes, specs.methods,
-    specs.schema, demo.demo,
+    runs.run, runs.report, runs.export, specs.plan, diff.diff, bench.bench, specs.passes,
+    specs.methods, specs.schema, demo.demo,
 ):  # fmt: skip
     app.command()(command)
 

@@ -66,7 +66,7 @@ def print_method(name: str) -> None:
         thing = registry.called(kind, name)
         if place:
             typer.echo("")
-        typer.echo(f"{name}: {_ARTICLES[kind]} {kind}\n\n{inspect.cleandoc(thing.__doc__ or '')}\n")
+        typer.echo(f"{name} ({kind})\n\n{inspect.cleandoc(thing.__doc__ or '')}\n")
         if isinstance(thing, type) and options(thing):
             _print_options(thing)
             typer.echo("")
@@ -102,9 +102,6 @@ def _kinds(name: str) -> list[str]:
             f"there is no grower, trigger or init '{name}'", fix=nearest(name, known)
         )
     return found
-
-
-_ARTICLES = {"grower": "a", "trigger": "a", "init": "an"}
 
 
 def _growth_snippet(kind: str, name: str) -> str:

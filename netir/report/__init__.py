@@ -6,12 +6,13 @@ writes the page: one HTML file that needs no network.
 
 from netir.report.drawing import Drawing, Marks, compare, drawing
 from netir.report.page import write_report
-from netir.report.story import Epoch, Export, Measured, Stage, Story, Target
+from netir.report.story import Epoch, Export, Growth, Measured, Stage, Story, Target
 
 __all__ = [
     "Drawing",
     "Epoch",
     "Export",
+    "Growth",
     "Marks",
     "Measured",
     "Stage",

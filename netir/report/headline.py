@@ -6,14 +6,13 @@ from netir.report.story import Story
 
 
 def headline(story: Story) -> str:
-    """The story's own summary, or a sentence made of its passes and of what was measured.
+    """The story's own summary, or a sentence made of its rewrites and of what was measured.
 
-    What the passes found, the network before the first of them, is compared with the end.
+    What the rewrites found, the network before the first of them, is compared with the end.
     """
     if story.summary:
         return story.summary
-    passes = sum(stage.kind == "pass" for stage in story.stages)
-    counted = {0: "No rewrite", 1: "One rewrite"}.get(passes, f"{passes} rewrites")
+    counted = _counted(story)
     if sum(stage.measured is not None for stage in story.stages) < 2:
         return f"{counted} done; nothing was measured before and after."
     parts = _costs(story)
@@ -21,11 +20,19 @@ def headline(story: Story) -> str:
     return f"{changes}{_quality(story)}."
 
 
+def _counted(story: Story) -> str:
+    """The rewrites, and growth in training, in words."""
+    passes = sum(stage.kind == "pass" for stage in story.stages)
+    counted = {0: "No rewrite", 1: "One rewrite"}.get(passes, f"{passes} rewrites")
+    if not any(stage.growth for stage in story.stages):
+        return counted
+    return f"{counted} and growth in training" if passes else "Growth in training"
+
+
 def ends(story: Story, name: str) -> tuple[float, float] | None:
-    """A measurement before the first pass, or the first there is, and at the end."""
+    """A measurement before the first rewrite, or the first there is, and at the end."""
     taken = [getattr(stage.measured, name, None) for stage in story.stages]
-    kinds = [stage.kind for stage in story.stages]
-    first = kinds.index("pass") if "pass" in kinds else 0
+    first = next((i for i, stage in enumerate(story.stages) if stage.rewrites), 0)
     known = [value for value in taken if value is not None]
     earlier = [value for value in taken[:first] if value is not None]
     return ((earlier or known[:1])[-1], known[-1]) if len(known) > 1 else None

@@ -56,6 +56,7 @@ drawSteps();
 drawWidths();
 drawGraph();
 drawCurves();
+drawGrowth();
 drawPareto();
 drawContracts();
 drawExports();

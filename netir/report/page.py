@@ -25,8 +25,8 @@ from netir.report.headline import headline
 from netir.report.story import Story
 
 SCRIPTS = (
-    "dom.js", "data.js", "summary.js", "scales.js", "widths.js", "curves.js", "pareto.js",
-    "layout.js", "graph.js", "panel.js", "gestures.js", "main.js",
+    "dom.js", "data.js", "summary.js", "scales.js", "widths.js", "curves.js", "growth.js",
+    "pareto.js", "layout.js", "graph.js", "panel.js", "gestures.js", "main.js",
 )  # fmt: skip
 """The scripts of the page, each of which may use those before it."""
 

@@ -47,6 +47,21 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Growth:
+    """A width that changed while the network trained; `step` counts as that of an `Epoch`."""
+
+    step: int
+    space: str
+    before: int
+    after: int
+    value: float | None = None
+    """What the trigger saw."""
+    init: str = ""
+    """What chose the weights."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Stage:
     """One thing that a run did: a trace, a pass, a training, a check, an export.
 
@@ -70,10 +85,17 @@ class Stage:
     widths_after: Mapping[str, int] = field(default_factory=dict)
     measured: Measured | None = None
     epochs: tuple[Epoch, ...] = ()
+    growth: tuple[Growth, ...] = ()
+    """The widths that changed during a training, in order."""
     step: int | None = None
     """The optimizer steps done when it happened; taken from the epochs before it if None."""
     drawing: Drawing | None = None
     """The network after this stage, where the stage made or changed it."""
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether it changed the network, and not only its weights."""
+        return self.kind == "pass" or bool(self.growth)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,14 @@ const COSTS = [
 const stageName = (i) => `${i + 1} ${STAGES[i].name}`;
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
-/** A measurement before the first pass, or the first there is, and at the end; null for the first
-    if there is only one. */
+/** Whether a stage changed the network, and not only its weights. */
+const rewrites = (stage) => stage.kind === "pass" || (stage.growth || []).length > 0;
+
+/** A measurement before the first rewrite, or the first there is, and at the end; null for the
+    first if there is only one. */
 function ends(name) {
   const taken = STAGES.map((s) => (s.measured ? s.measured[name] : null));
-  const first = STAGES.findIndex((s) => s.kind === "pass");
+  const first = STAGES.findIndex(rewrites);
   const values = taken.filter(known), earlier = taken.slice(0, Math.max(first, 0)).filter(known);
   if (values.length < 2) return values.length ? [null, values[0]] : null;
   return [earlier.length ? earlier[earlier.length - 1] : values[0], values[values.length - 1]];
@@ -123,6 +126,7 @@ function stageChips(stage, i) {
     known(stage.error) && stage.contract !== "changed" && chip("error", show.error(stage.error),
       known(stage.allowed) && el("span", { class: "quiet" },
         " of " + show.error(stage.allowed) + " allowed")),
+    (stage.growth || []).length > 0 && chip("growth", plural(stage.growth.length, "change")),
     known(m.metric) && chip(METRIC.name, show.metric(m.metric)),
     known(m.parameters) && cost("parameters", "parameters"),
     known(m.macs) && cost("macs", "MACs"));
@@ -130,8 +134,8 @@ function stageChips(stage, i) {
 
 function stageItem(stage, i) {
   const changed = stage.changed || [], left = stage.left || [];
-  const widths = stage.kind === "pass" ? widthChanges(stage) : [];
-  return el("li", { id: "step-" + (i + 1), class: stage.kind === "pass" ? "pass" : "other" },
+  const widths = rewrites(stage) ? widthChanges(stage) : [];
+  return el("li", { id: "step-" + (i + 1), class: rewrites(stage) ? "pass" : "other" },
     el("span", { class: "index", "aria-hidden": "true" }, i + 1),
     el("div", { class: "step-head" },
       el("h3", { class: "name" }, capital(stage.name)),
@@ -142,7 +146,7 @@ function stageItem(stage, i) {
     stage.why && el("p", { class: "quiet" }, "Why: ", sentence(stage.why)),
     stageChips(stage, i),
     el("div", { class: "folds" },
-      stage.kind === "pass" && stage.drawing && el("button", { type: "button", class: "link",
+      rewrites(stage) && stage.drawing && el("button", { type: "button", class: "link",
         on: { click: () => GRAPH.showStep(i) } }, "Show in the graph"),
       widths.length > 0 && folded(plural(widths.length, "width") + " changed",
         table([["space"], ["before", true], ["after", true]], widths, "Widths of this step")),

@@ -33,7 +33,8 @@ class Growing:
     def __call__(self, inputs: Any, target: Any, loss: float) -> None:
         for event in self.grower.step(self.live, inputs, target, loss):
             if event.after != event.before:
-                done = Growth(event.step, event.space, event.before, event.after, event.value,
+                value = None if event.value is None else float(event.value)
+                done = Growth(event.step, event.space, event.before, event.after, value,
                               event.init, event.note)  # fmt: skip
                 self.growth.append(done)
                 self.tell(done)

@@ -60,7 +60,7 @@ def timed(first: Graph, last: Graph, spec: Spec) -> dict[str, Any]:
     except NetirError:
         return {"timing": "", "latency": {}}
     networks: dict[str, Any] = {"before torch": first, "after torch": last}
-    sessions = {"before onnx": _session(first), "after onnx": _session(last)}
+    sessions = {"before onnx": session_of(first), "after onnx": session_of(last)}
     if all(sessions.values()):
         networks |= sessions
     found = latencies(networks, batch)
@@ -68,14 +68,14 @@ def timed(first: Graph, last: Graph, spec: Spec) -> dict[str, Any]:
     return {"timing": _told(found, batch), "latency": numbers}
 
 
-def _session(graph: Graph) -> Any:
+def session_of(graph: Graph, threads: int | None = None) -> Any:
     """The network in ONNX Runtime on the CPU; None where that cannot be."""
     try:
         model = onnx_model(graph)
         if size_of_tensors(model) > LIMIT:
             return None
         content = onnx_ir.serde.serialize_model(model).SerializeToString()
-        return open_session(content, provider="CPU")
+        return open_session(content, provider="CPU", threads=threads)
     except Exception:  # noqa: BLE001 - ONNX Runtime's own exceptions have no common type
         return None  # the latency stays unknown; an export says what is wrong
 
@@ -89,4 +89,4 @@ def _told(found: dict[str, Latency], batch: dict[str, Any]) -> str:
     )
 
 
-__all__ = ["measured", "sizes_of", "timed", "widths"]
+__all__ = ["measured", "session_of", "sizes_of", "timed", "widths"]

@@ -148,10 +148,10 @@ def by_name(kind: str, key: str, value: Any) -> tuple[Any, list[Problem]]:
 
 
 def instance(
-    cls: type, name: str, given: Mapping[str, Any], known: Iterable[str] = ()
+    cls: type, name: str, given: Mapping[str, Any], more: Iterable[str] = ()
 ) -> tuple[Any, list[Problem]]:
-    """A dataclass of these options, and what is wrong with them; `known` are keys beside them."""
-    values, problems = checked(cls, given, name, known)
+    """A dataclass of these options, and what is wrong with them; `more` are keys beside them."""
+    values, problems = checked(cls, given, name, more)
     missing = (n for n, o in options(cls).items() if o.required or (o.made and n in given))
     if not all(n in values for n in missing):
         return None, problems
@@ -162,10 +162,11 @@ def instance(
 def written(kind: str, key: str, thing: Any) -> dict[str, Any]:
     """What a registered class made, as `by_name` reads it, with every option."""
     cls = type(thing)
-    name = getattr(thing, "name", None) or registry.name_of(kind, cls)
-    if name not in registry.names(kind) or registry.called(kind, name) is not cls:
+    name = registry.name_of(kind, cls)
+    if name is None:
+        own = getattr(thing, "name", cls.__name__)
         raise NetirError(
-            f"the {kind} '{name or cls.__name__}' is not registered, so a spec cannot name it",
+            f"the {kind} '{own}' is not registered, so a spec cannot name it",
             where=cls.__qualname__,
             fix="offer it by an entry point",
         )

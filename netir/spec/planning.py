@@ -22,7 +22,7 @@ from netir.spec.steps import PassStep, Step, TrainStep
 
 
 @dataclass(frozen=True)
-class Growing:
+class PlannedGrowth:
     """A space that a training may make wider: its width before, and the most that it may get."""
 
     space: str
@@ -45,7 +45,7 @@ class PlannedStep:
     layers: tuple[Change[str], ...]
     before: Totals
     after: Totals
-    grows: tuple[Growing, ...] = ()
+    grows: tuple[PlannedGrowth, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,14 +104,14 @@ def _planned(
 
 def _growing(
     step: TrainStep, graph: Graph, where: str
-) -> tuple[tuple[Growing, ...], tuple[tuple[str, str], ...]]:
+) -> tuple[tuple[PlannedGrowth, ...], tuple[tuple[str, str], ...]]:
     """The spaces that a training may make wider, and those that it would have to leave."""
     if step.grow is None:
         return (), ()
     grower = replace(step.grow)
     with _placed(where):
         bounds = grower.bounds(graph)
-    grows = (Growing(name, width, most) for name, (width, most) in bounds.items())
+    grows = (PlannedGrowth(name, width, most) for name, (width, most) in bounds.items())
     return tuple(grows), tuple(grower.left.items())
 
 
@@ -147,4 +147,4 @@ def _targets(spec: Spec, after: Totals | None) -> tuple[PlannedTarget, ...]:
     return tuple(found)
 
 
-__all__ = ["Growing", "Plan", "PlannedStep", "PlannedTarget", "plan"]
+__all__ = ["Plan", "PlannedGrowth", "PlannedStep", "PlannedTarget", "plan"]

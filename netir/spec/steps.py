@@ -83,7 +83,7 @@ def _training(value: Mapping[str, Any]) -> TrainStep:
         refuse([Problem((outside[0],), f"'{outside[0]}' is no key of a step", fix, key=True)])
     given = dict(value["train"] or {})
     grow, problems = _grower(given.pop("grow", None))
-    options, wrong = instance(TrainOptions, "train", given, known=("grow",))
+    options, wrong = instance(TrainOptions, "train", given, more=("grow",))
     return TrainStep(options, _refused(grow, [*wrong, *problems], ("train",)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import floor
+from math import floor, inf
 from typing import TYPE_CHECKING, Any
 
 from netir.calibration import Batch
@@ -41,6 +41,12 @@ class GrowAndPrune(Grower):
         super().__post_init__()
         if not 0 <= self.delta < 1:
             raise NetirError(f"a grower cannot use delta {self.delta}", fix="use 0 up to 1")
+        if not 0 < self.epsilon < inf:
+            raise NetirError(
+                f"a grower cannot use epsilon {self.epsilon}", fix="use a positive number"
+            )
+        if self.least < 1:
+            raise NetirError(f"a grower cannot use least {self.least}", fix="use 1 or more")
 
     def step(
         self, live: Live, batch: Batch | None = None, target: Any = None, loss: float | None = None
