@@ -20,7 +20,7 @@ from netir.frontends.aliases import Memory, viewed, written
 from netir.frontends.calls import CallReader, gives_tensors, is_tensor, scope, short
 from netir.frontends.sizes import SizeReader
 from netir.ir import Node, Param, TensorType
-from netir.ops import ATEN, Op
+from netir.ops import ATEN, OWN, Op
 from netir.ops.base import AtenCall
 from netir.ops.create import Full
 from netir.ops.join import Expand
@@ -223,7 +223,7 @@ class Reader:
 
         For a write in place only the shape must agree: the result is cast to what is written.
         """
-        cls = ATEN.get(call.target) if target.namespace == "aten" else None
+        cls = {"aten": ATEN, "netir": OWN}.get(target.namespace, {}).get(call.target)
         if cls is None:
             return None
         op = cls.from_aten(call)

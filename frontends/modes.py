@@ -26,13 +26,14 @@ from torch.overrides import TorchFunctionMode
 from netir.errors import NetirWarning
 from netir.frontends.inputs import Call
 from netir.ir import Graph, Node
+from netir.kernels.group_calls import recorded
 from netir.ops import Op
 from netir.ops.activation import Dropout, LeakyRelu, Rrelu
 from netir.ops.attention import Attention
 from netir.ops.reduce import Softmax
 
 _FLAGGED = frozenset({"batch_norm", "instance_norm", "multi_head_attention_forward", "lstm", "gru",
-                      "rnn_tanh", "rnn_relu"})  # fmt: skip
+                      "rnn_tanh", "rnn_relu", "field_norm"})  # fmt: skip
 _HARMLESS = frozenset({"__get__", "__set__", "__bool__", "size", "dim", "float", "to", "clone",
                        "detach", "contiguous", "isfinite", "isinf", "isnan", "all",
                        "any"})  # fmt: skip
@@ -116,7 +117,7 @@ def _record(model: nn.Module, call: Call, training: bool) -> _Record:
             leave = module.register_forward_hook(_leave(record), always_call=True)
             stack.callback(enter.remove)
             stack.callback(leave.remove)
-        with record:
+        with recorded(), record:
             model(*args, **kwargs)
     return record
 

@@ -24,6 +24,7 @@ from netir.frontends.inputs import Call, plain_signature, tree_of
 from netir.frontends.sizes import SizeReader
 from netir.frontends.tied import tied_state
 from netir.ir import Graph, Node, Ref, TensorType, Tree
+from netir.kernels.group_calls import recorded
 from netir.ops.norm import BatchNorm
 
 
@@ -57,7 +58,7 @@ def _exported(model: nn.Module, call: Call) -> ExportedProgram:
 
 
 def _export(model: nn.Module, call: Call) -> ExportedProgram:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), recorded():
         warnings.simplefilter("ignore")
         try:
             return torch.export.export(

@@ -6,7 +6,7 @@ A move works axis by axis; an axis is gathered by index and scaled, or mapped by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -140,7 +140,25 @@ class Within:
         return self.move.apply(blocks, axis + 1, power).flatten(axis, axis + 2)
 
 
-AxisMove = Gather | Matrix | Parts | Chain | Within
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """All axes at once, by a linear function of the tensor and of the power of its factors.
+
+    It stands at the first axis of a move; moves of other axes come after it.
+    """
+
+    function: Callable[[Tensor, int], Tensor]
+
+    @property
+    def size(self) -> int:
+        raise NetirError("a move of all axes at once tells no size of one of them")
+
+    def apply(self, tensor: Tensor, axis: int, power: int = 1) -> Tensor:
+        """Move a tensor along all axes."""
+        return self.function(tensor, power)
+
+
+AxisMove = Gather | Matrix | Parts | Chain | Within | Whole
 
 
 def kept_indices(move: AxisMove | None, total: int) -> Tensor | None:
@@ -223,9 +241,18 @@ def _chained(
         if before is None:
             found[name] = move
             continue
+        if len(before.axes) != len(move.axes):
+            found[name] = _composed(before, move)
+            continue
         pairs = zip(before.axes, move.axes, strict=True)
         found[name] = Move(tuple(b or a if None in (a, b) else Chain((a, b)) for a, b in pairs))  # type: ignore[arg-type]
     return found
+
+
+def _composed(first: Move, second: Move) -> Move:
+    """Two moves of a parameter whose number of axes changes in between."""
+    whole = Whole(lambda tensor, power: second.apply(first.apply(tensor, power), power))
+    return Move((whole, *[None] * (len(second.axes) - 1)))
 
 
 _SQUARED = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "acc_delta", "variance")

@@ -97,6 +97,14 @@ def _products() -> Iterator[Example]:
     yield at(3, "conv_transpose", x(N, 4, 5), p(4, 6, 3), p(6), rank=1, stride=(2,))
     yield at(3, "conv_transpose", x(N, 4, 5, 5), p(4, 6, 3, 3), stride=(2,), output_padding=(1,))
     yield at(4, "conv_transpose", x(N, 4, 5, 5), p(4, 3, 3, 3), p(6), groups=2)
+    yield at(3, "group_conv", x(N, 8, 5, 5), p(1, 3, 3, 3, 4, 2), p(1, 3), groups=("C4",),
+             padding=1, biased=True)  # fmt: skip
+    yield at(3, "group_conv", x(N, 2, 6, 6), p(4, 3, 2, 2, 1, 2), groups=("D1",), ambient="D4",
+             lifting=True, stride=2, padding=1)  # fmt: skip
+    yield at(3, "group_conv", x(N, 8, 4, 4), p(1, 3, 3, 3, 4, 2), p(4, 3, 3, 3, 4, 2), p(1, 3),
+             p(4, 3), p(2), groups=("C4", "C1"), biased=True)  # fmt: skip
+    yield at(1, "group_conv", x(N, 8, 4, 4), p(1, 3, 3, 3, 4, 2), p(2, 3, 3, 3, 4, 2), p(2), p(2),
+             groups=("C4", "C2"))  # fmt: skip
     yield at(4, "attention", x(N, 2, 5, 4), x(N, 2, 6, 4), x(N, 2, 6, 3), scale=0.5)
     yield at(4, "attention", x(N, 2, 5, 4), x(N, 2, 5, 4), x(N, 2, 5, 4), is_causal=True)
     yield at(4, "attention", x(N, 2, 5, 4), x(N, 2, 6, 4), x(N, 2, 6, 3), flags(5, 6))
@@ -133,6 +141,7 @@ def _norms() -> Iterator[Example]:
     yield at(4, "batch_norm", x(N, 4, 5, 5), *vectors)
     yield at(2, "batch_norm", x(N, 4), None, None, p(4), p(4))
     yield at(1, "batch_norm", x(N, 4, 5), p(4), p(4))
+    yield at(4, "field_norm", x(N, 8, 5, 5), p(2), p(2), p(2), p(2), ambient="C4")
     yield at(2, "instance_norm", x(N, 4, 5), p(4), p(4))
     yield at(2, "instance_norm", x(N, 4, 5), *vectors, use_input_stats=False)
     yield at(3, "layer_norm", x(N, 5, 4), p(4), p(4), normalized_shape=(4,))
@@ -162,6 +171,8 @@ def _norms() -> Iterator[Example]:
         yield at(2, name, x(N, 4, 7, 7), kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))
         yield at(2, name, x(N, 4, 7, 6), kernel_size=(2,), ceil_mode=True)
         yield at(1, name, x(4, 5, 5, 5), rank=3, kernel_size=(2, 2, 2))
+    yield at(4, "group_pool", x(N, 8, 5, 5), over="C4", ambient="C4")
+    yield at(4, "group_pool", x(N, 16, 5, 5), over="D1", ambient="D4", kind="max")
     yield at(2, "avg_pool", x(N, 4, 6, 6), kernel_size=(3, 3), padding=(1, 1),
              count_include_pad=False)  # fmt: skip
     for name in ("adaptive_avg_pool", "adaptive_max_pool"):

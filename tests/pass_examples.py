@@ -7,16 +7,21 @@ from types import MappingProxyType
 
 from netir.passes import (
     Bake,
+    Collapse,
+    Constrain,
     Deepen,
     Factorize,
     Fold,
     Grow,
     Keep,
+    Lift,
     Mask,
     Merge,
+    Mix,
     Prune,
     PruneBranches,
     Regrow,
+    Relax,
     Shrink,
     Slim,
     Unmask,
@@ -27,6 +32,11 @@ from netir.rewrite import Pass
 EXAMPLES: Mapping[str, tuple[Pass, ...]] = MappingProxyType(
     {
         "bake": (Bake(),),
+        "collapse": (Collapse(),),
+        "constrain": (Constrain(),),
+        "lift": (Lift(to="C2"),),
+        "mix": (Mix(),),
+        "relax": (Relax(),),
         "deepen": (
             Deepen(), Deepen(norm=True, every=2), Deepen(kind="residual"), Deepen(kind="cell"),
         ),

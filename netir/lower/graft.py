@@ -165,6 +165,10 @@ def _put_module(root: nn.Module, path: str, module: nn.Module) -> None:
     if type(old) is not type(module):
         hooks = {k: v for k, v in old.__dict__.items() if k in _KEPT and k not in _TABLES}
         module.__dict__.update(hooks)
+        for table in ("_parameters", "_buffers"):  # optimizers know the tensors that are there
+            known = {n: t for n, t in old.__dict__[table].items() if t is not None}
+            own = module.__dict__[table]
+            own.update({name: known[name] for name in own.keys() & known})
         parent._modules[leaf] = module
         return
     old.__dict__.update({k: v for k, v in module.__dict__.items() if k not in _KEPT})

@@ -31,13 +31,20 @@ class Form:
 
     slots: tuple[str | None, ...]
     make: Callable[[Any, Shapes, int], nn.Module | None]
+    named_by: Callable[[Any], tuple[str | None, ...]] | None = None
+    """For an op whose operands depend on its attributes: the names, in place of `slots`."""
+
+    def slots_of(self, op: Any) -> tuple[str | None, ...]:
+        """What the module calls the operands of an op."""
+        return self.slots if self.named_by is None else self.named_by(op)
 
     def named(self, node: Node) -> dict[str, str]:
         """The parameters that a node reads, by the module's names; empty if it has no form."""
         found = {}
-        if len(node.operands) > len(self.slots):
+        slots = self.slots_of(node.op)
+        if len(node.operands) > len(slots):
             return {}
-        for slot, operand in zip(self.slots, node.operands, strict=False):
+        for slot, operand in zip(slots, node.operands, strict=False):
             if slot is None and operand is None:
                 return {}
             if slot is not None and operand is not None:
@@ -135,6 +142,36 @@ def _prelu(op: Any, shapes: Shapes, rank: int) -> nn.Module | None:
     return nn.PReLU(slopes, device="meta")
 
 
+def _group_conv(op: Any, shapes: Shapes, rank: int) -> nn.Module | None:
+    from netir.kernels.layers import GroupConv2d, MixedGroupConv2d
+
+    _, made, kernel, _, _, read = shapes["weight"]
+    form: Any = MixedGroupConv2d if "logits" in shapes else GroupConv2d
+    if form is GroupConv2d and (len(op.groups) > 1 or "norms" in shapes):
+        return None
+    groups = op.groups if form is MixedGroupConv2d else op.groups[0]
+    more = {"weight_norm": "norms" in shapes} if form is MixedGroupConv2d else {}
+    found: nn.Module = form(
+        read, made, kernel, groups, op.ambient, lifting=op.lifting, stride=op.stride,
+        padding=op.padding, bias=op.biased, device="meta", **more,
+    )  # fmt: skip
+    return found
+
+
+def _group_names(op: Any) -> tuple[str | None, ...]:
+    from netir.kernels.layers import leaves
+
+    biases = leaves("bias", op.groups) if op.biased else []
+    return (None, *leaves("weight", op.groups), *biases, "logits", "norms")
+
+
+def _field_norm(op: Any, shapes: Shapes, rank: int) -> nn.Module | None:
+    from netir.kernels.layers import FieldBatchNorm2d
+
+    (fields,) = shapes["weight"]
+    return FieldBatchNorm2d(fields, op.ambient, op.eps, op.momentum, device="meta")
+
+
 FORMS: Mapping[str, Form] = MappingProxyType(
     {
         "conv": Form((None, "weight", "bias"), _conv),
@@ -148,6 +185,8 @@ FORMS: Mapping[str, Form] = MappingProxyType(
         "rms_norm": Form((None, "weight"), _rms_norm),
         "group_norm": Form((None, "weight", "bias"), _group_norm),
         "prelu": Form((None, "weight"), _prelu),
+        "group_conv": Form((), _group_conv, _group_names),
+        "field_norm": Form(_VECTORS, _field_norm),
     }
 )
 

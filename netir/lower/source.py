@@ -139,10 +139,16 @@ def function_name(target: Any) -> str:
     found = _other_names().get(id(target))
     if found is None:
         raise NetirError(
-            f"cannot write a call of {name or target} as Python source",
-            fix="lower with to_torch instead",
+            f"cannot write a call of {name or target} as Python source", fix=_instead(target)
         )
     return found
+
+
+def _instead(target: Any) -> str:
+    """What to do about something that only netir has."""
+    if getattr(target, "__module__", "").startswith("netir.kernels."):
+        return "make it a plain layer first, with the pass collapse"
+    return "lower with to_torch instead"
 
 
 @lru_cache(maxsize=1)
@@ -176,7 +182,9 @@ def constructor(module: nn.Module) -> str:
     """The call that makes a module like this one: attributes have the arguments' names."""
     kind = type(module)
     if getattr(nn, kind.__name__, None) is not kind:
-        raise NetirError(f"cannot write a {kind.__name__} as Python source", fix="use to_torch")
+        raise NetirError(
+            f"cannot write a {kind.__name__} as Python source", fix=_instead(kind)
+        )
     args: list[Any] = []
     named: dict[str, Any] = {}
     for name, parameter in inspect.signature(kind.__init__).parameters.items():

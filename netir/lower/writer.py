@@ -134,7 +134,7 @@ class Writer:
         """The operands that a call needs: those that its module does not own."""
         if node.name not in self._placed:
             return node.operands
-        pairs = zip(FORMS[node.op.name].slots, node.operands, strict=False)
+        pairs = zip(FORMS[node.op.name].slots_of(node.op), node.operands, strict=False)
         return [operand for slot, operand in pairs if slot is None]
 
     def _run(self, node: Node, operands: list[Any]) -> Any:

@@ -11,6 +11,7 @@ from netir.ops import (
     attention,
     conv,
     create,
+    group,
     index,
     join,
     linear,
@@ -47,6 +48,7 @@ _CLASSES: tuple[type[Op], ...] = (
     attention.Attention,
     conv.Conv, conv.ConvTranspose,
     create.Arange, create.Full,
+    group.FieldNorm, group.GroupConv, group.GroupPool,
     index.Gather, index.Index, index.IndexSelect, index.OneHot,
     join.Cat, join.Expand, join.Meshgrid, join.Repeat, join.RepeatInterleave, join.Split,
     join.Stack, join.Unbind,
@@ -95,4 +97,7 @@ ATEN: Mapping[str, type[Op]] = MappingProxyType(
 )
 """The op that stands for each torch operator and for its form that writes in place."""
 
-__all__ = ["ATEN", "OPS", "Op"]
+OWN: Mapping[str, type[Op]] = MappingProxyType({c.custom: c for c in _CLASSES if c.custom})
+"""The op that stands for each of netir's own operators."""
+
+__all__ = ["ATEN", "OPS", "OWN", "Op"]

@@ -64,6 +64,8 @@ class Op:
     name: ClassVar[str]
     aten: ClassVar[tuple[str, ...]] = ()
     """Torch operators that it stands for, as `add.Tensor`, which includes `add_.Tensor`."""
+    custom: ClassVar[str] = ""
+    """The operator of netir's own that stands for it, where it comes from a layer of netir."""
     letters: ClassVar[Mapping[str, str]] = {}
     """Letters of the axis rule whose size is an attribute, which follows when they change."""
     fills: ClassVar[Mapping[int, float]] = {}

@@ -1,0 +1,280 @@
+"""What the layers of equivariant networks compute, as functions (layers.py has the modules).
+
+While `recorded()` is on, each call is one operator of torch's, `netir::group_conv` and so on,
+which a tracer sees as one node. Stand-ins for tensors, as `torch.fx` has them, may be passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function
+
+from netir.kernels.bank import Remembered
+from netir.kernels.expand import expand, expand_bias, filter_dtype, normalised
+from netir.kernels.groups import cosets, group
+from netir.kernels.plan import Plan, Tables
+
+_RECORDED: ContextVar[bool] = ContextVar("recorded", default=False)
+_FEW = 8
+"""A map with so many times fewer pixels than channels convolves faster in contiguous format."""
+
+
+@contextmanager
+def recorded() -> Iterator[None]:
+    """Let every call be one operator, for a tracer to see."""
+    token = _RECORDED.set(True)
+    try:
+        yield
+    finally:
+        _RECORDED.reset(token)
+
+
+def _recording() -> bool:
+    return not torch.compiler.is_dynamo_compiling() and _RECORDED.get()
+
+
+def group_conv(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    logits: Tensor | None,
+    norms: Tensor | None,
+    groups: Sequence[str],
+    ambient: str,
+    lifting: bool,
+    stride: int,
+    padding: int,
+) -> Tensor:
+    """Convolve with a filter equivariant to one group, or with a mixture over several.
+
+    `biases` is empty where there are none. The filters are mixed by softmax(`logits`), or summed;
+    with `norms` each of them is given its norm first.
+    """
+    given = (x, *weights, *biases)
+    if has_torch_function(given):
+        return handle_torch_function(
+            group_conv, given, x, tuple(weights), tuple(biases), logits, norms, tuple(groups),
+            ambient, lifting, stride, padding,
+        )  # fmt: skip
+    plan = Plan(tuple(groups), weights[0].shape[2], lifting, ambient)
+    return planned_conv(x, weights, biases, logits, norms, plan, stride, padding)
+
+
+def planned_conv(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    logits: Tensor | None,
+    norms: Tensor | None,
+    plan: Plan,
+    stride: int,
+    padding: int,
+    tables: Tables | None = None,
+    kept: Remembered[Tensor] | None = None,
+) -> Tensor:
+    """`group_conv` of a layer whose plan is made; `kept` remembers its filter."""
+    if max(plan.orders) > 1:
+        check_grid(x.shape[-2:], plan.kernel, stride, padding)
+    if _recording():
+        seen: Tensor = group_conv_op(
+            x, list(weights), list(biases), logits, norms, " ".join(plan.groups), plan.ambient,
+            plan.lifting, stride, padding,
+        )  # fmt: skip
+        return seen
+    tables = tables or plan.tables(x.device)
+    if kept is None or torch.compiler.is_compiling():
+        weight = group_filter(weights, logits, norms, plan, tables)
+    else:
+        sources = [t for t in (*weights, logits, norms) if t is not None]
+        weight = kept(
+            sources, lambda: group_filter(weights, logits, norms, plan, tables),
+            filter_dtype(weights[0]),
+        )  # fmt: skip
+    bias = group_bias(biases, logits, plan, tables)
+    x, weight = _laid_out(x, weight)
+    return F.conv2d(x, weight, bias, stride, padding)
+
+
+def group_filter(
+    weights: Sequence[Tensor], logits: Tensor | None, norms: Tensor | None, plan: Plan,
+    tables: Tables | None = None,
+) -> Tensor:  # fmt: skip
+    """The dense filter of a layer."""
+    mix = None if logits is None else logits.softmax(0)
+    if norms is not None:
+        mix = normalised(weights, norms, mix)
+    return expand(weights, plan, mix, tables)
+
+
+def group_bias(
+    biases: Sequence[Tensor], logits: Tensor | None, plan: Plan, tables: Tables | None = None
+) -> Tensor | None:
+    """The dense bias of a layer."""
+    if not biases:
+        return None
+    return expand_bias(biases, plan, None if logits is None else logits.softmax(0), tables)
+
+
+def _laid_out(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Input and filter in the memory format that is faster for a map of this size."""
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return x, weight
+    if _FEW * x.shape[-1] * x.shape[-2] > weight.shape[1]:
+        return x, weight
+    return x.contiguous(), weight.contiguous()
+
+
+@torch.library.custom_op("netir::group_conv", mutates_args=())
+def group_conv_op(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    logits: Tensor | None,
+    norms: Tensor | None,
+    groups: str,
+    ambient: str,
+    lifting: bool,
+    stride: int,
+    padding: int,
+) -> Tensor:
+    """`group_conv` as one operator, for tracers."""
+    plan = Plan(tuple(groups.split()), weights[0].shape[2], lifting, ambient)
+    weight = group_filter(weights, logits, norms, plan)
+    return F.conv2d(x, weight, group_bias(biases, logits, plan), stride, padding)
+
+
+@group_conv_op.register_fake
+def _(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], logits: Tensor | None,
+    norms: Tensor | None, groups: str, ambient: str, lifting: bool, stride: int, padding: int,
+) -> Tensor:  # fmt: skip
+    plan = Plan(tuple(groups.split()), weights[0].shape[2], lifting, ambient)
+    _, fields, kernel, _, inner, fields_in = weights[0].shape
+    dense = x.new_empty(plan.elements * fields, inner * fields_in, kernel, kernel)
+    return F.conv2d(x, dense, None, stride, padding)
+
+
+def field_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    ambient: str,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    elements: int = 0,
+) -> Tensor:
+    """Batch norm with one set of numbers per field; channels are [element, field].
+
+    A compiler that cannot look a group up is told how many `elements` it has.
+    """
+    given = (x, weight, bias, mean, variance)
+    if has_torch_function(given):
+        return handle_torch_function(
+            field_norm, given, *given, ambient, training, momentum, eps
+        )
+    if _recording():
+        seen: Tensor = field_norm_op(*given, ambient, momentum, eps)
+        return seen
+    elements = elements or group(ambient).order
+    if not training:
+        return _normed(x, given[1:], elements, eps)
+    fields = len(mean)
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        last = x.permute(0, 2, 3, 1)
+        rows = last.reshape(-1, fields)
+        made = F.batch_norm(rows, mean, variance, weight, bias, True, momentum, eps)
+        return made.view(last.shape).permute(0, 3, 1, 2)
+    apart = x.reshape(-1, fields, *x.shape[2:])
+    made = F.batch_norm(apart, mean, variance, weight, bias, True, momentum, eps)
+    return made.view(x.shape)
+
+
+def _normed(x: Tensor, vectors: Sequence[Tensor], elements: int, eps: float) -> Tensor:
+    """`field_norm` in eval mode."""
+    weight, bias, mean, variance = (v.repeat(elements) for v in vectors)
+    return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
+
+
+@torch.library.custom_op("netir::field_norm", mutates_args=())
+def field_norm_op(
+    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, ambient: str,
+    momentum: float, eps: float,
+) -> Tensor:  # fmt: skip
+    """`field_norm` in eval mode as one operator, for tracers."""
+    return _normed(x, (weight, bias, mean, variance), group(ambient).order, eps)
+
+
+@field_norm_op.register_fake
+def _(
+    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, ambient: str,
+    momentum: float, eps: float,
+) -> Tensor:  # fmt: skip
+    return torch.empty_like(x)
+
+
+def group_pool(x: Tensor, over: str, ambient: str, kind: str = "mean") -> Tensor:
+    """The mean or max of every field over each coset of a group; channels become [coset, field]."""
+    if has_torch_function((x,)):
+        made: Tensor = handle_torch_function(group_pool, (x,), x, over, ambient, kind)
+        return made
+    return ordered_pool(x, over, ambient, kind, *coset_order(over, ambient))
+
+
+def ordered_pool(
+    x: Tensor, over: str, ambient: str, kind: str, order: Sequence[int], rows: int
+) -> Tensor:
+    """`group_pool` with the order of the elements by coset, and the number of cosets."""
+    if _recording():
+        made: Tensor = group_pool_op(x, over, ambient, kind)
+        return made
+    fields = x.unflatten(1, (len(order), -1))
+    if list(order) != sorted(order):
+        fields = fields[:, list(order)]
+    apart = fields.unflatten(1, (rows, -1))
+    pooled = apart.mean(2) if kind == "mean" else apart.amax(2)
+    flat: Tensor = pooled.flatten(1, 2)
+    return flat
+
+
+def coset_order(over: str, ambient: str) -> tuple[list[int], int]:
+    """The elements of a group in the order of a subgroup's cosets, and how many cosets it has."""
+    found = cosets(group(over), group(ambient))
+    order = sorted(range(len(found.coset)), key=lambda a: (found.coset[a], a))
+    return order, len(found.representatives)
+
+
+@torch.library.custom_op("netir::group_pool", mutates_args=())
+def group_pool_op(x: Tensor, over: str, ambient: str, kind: str) -> Tensor:
+    """`group_pool` as one operator, for tracers."""
+    order, rows = coset_order(over, ambient)
+    fields = x.unflatten(1, (len(order), -1))[:, order].unflatten(1, (rows, -1))
+    pooled: Tensor = (fields.mean(2) if kind == "mean" else fields.amax(2)).flatten(1, 2)
+    return pooled.clone()
+
+
+@group_pool_op.register_fake
+def _(x: Tensor, over: str, ambient: str, kind: str) -> Tensor:
+    elements, rows = group(ambient).order, coset_order(over, ambient)[1]
+    return x.new_empty(x.shape[0], x.shape[1] // elements * rows, *x.shape[2:])
+
+
+def check_grid(map: Sequence[object], kernel: int, stride: int, padding: int) -> None:
+    """Raise where windows do not lie symmetrically on a map: turned, it would be read elsewhere."""
+    if stride == 1:
+        return
+    for size in map:
+        if isinstance(size, int) and (size + 2 * padding - kernel) % stride:
+            raise ValueError(
+                f"a map of {size} pixels is not read symmetrically by a kernel of {kernel} with "
+                f"stride {stride} and padding {padding}, so equivariance would break: its size "
+                f"plus {2 * padding - kernel} must be a multiple of {stride}"
+            )

@@ -1,0 +1,120 @@
+"""Constrain: the nearest layers with more symmetry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import sqrt
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from netir.basis import Contract
+from netir.calibration import Calibration
+from netir.edit import Edit
+from netir.ir import Graph, Node
+from netir.kernels.compact import constrained, constrained_bias
+from netir.kernels.groups import group
+from netir.ops.conv import Conv
+from netir.ops.group import GroupConv
+from netir.passes.layers.equivariant import (
+    ambient_of,
+    equivariant_nodes,
+    expect_group,
+    single,
+    whole,
+    with_group,
+)
+from netir.passes.layers.lowrank import reach, spectral_norm
+from netir.passes.merge import Layer
+from netir.rewrite import EditPass, Left, Site
+
+Linear = Callable[[Tensor, int], Tensor]
+_ROUNDING = 1e-12
+"""What is added to a distance, relative to the filter's norm, for the rounding of its own."""
+
+
+@dataclass(frozen=True)
+class Constrain(EditPass):
+    """Make group convolutions equivariant to a larger group, by the nearest filter that is.
+
+    Every entry becomes the mean of all entries that `to` makes equal, the orthogonal projection.
+    The bound of each layer is its distance to equivariance: how far its result can be off, as a
+    multiple of the norm of what it reads. A bias that changes has no such bound, and a layer with
+    one is only `changed`. What comes before and after must have the symmetry too for the network
+    to have it. Undoes `relax` exactly where nothing was trained in between.
+    """
+
+    name: ClassVar[str] = "constrain"
+    preserves: ClassVar[Contract] = Contract.CHANGED
+    to: str = "D4"
+
+    def __post_init__(self) -> None:
+        expect_group(self.to, self.name)
+
+    def sites(self, graph: Graph, calibration: Calibration | None) -> Iterator[Site | Left]:
+        for node in equivariant_nodes(graph, self.where):
+            if isinstance(node, Left):
+                yield node
+            elif isinstance(node.op, GroupConv):
+                why = single(node) or _not_larger(self.to, node.op)
+                yield Left(node.name, why) if why else self._site(graph, node, node.op)
+
+    def _site(self, graph: Graph, node: Node, op: GroupConv) -> Site:
+        old = [graph.params[(o or "")[1:]].data for o in node.operands[1:]]
+        new = [move(t, 1) for move, t in zip(self._moves(op), old, strict=False)]
+        after = with_group(op, self.to)
+        (weight, bias), (near, moved) = op.dense(*old), after.dense(*new)
+        same = bias is None or moved is None or torch.allclose(bias, moved, rtol=1e-6, atol=1e-7)
+        contract = Contract.BOUNDED if same else Contract.CHANGED
+        return Site(node.name, _distance(op, weight, near), contract)
+
+    def _moves(self, op: GroupConv) -> tuple[Linear, Linear]:
+        """How its weights and its biases move."""
+        of, ambient, to = op.groups[0], ambient_of(op), self.to
+        times = group(to).order // group(of).order
+
+        def weight(tensor: Tensor, power: int) -> Tensor:
+            return constrained(tensor, of, to, ambient, op.lifting) / float(times ** (power - 1))
+
+        def bias(tensor: Tensor, power: int) -> Tensor:
+            return constrained_bias(tensor, of, to, ambient) / float(times ** (power - 1))
+
+        return weight, bias
+
+    def rewrite(self, edit: Edit, site: Site) -> None:
+        node = edit.before.node(site.name)
+        op = node.op
+        assert isinstance(op, GroupConv)
+        for function, operand in zip(self._moves(op), node.operands[1:], strict=False):
+            name = (operand or "")[1:]
+            data = edit.before.params[name].data
+            move = whole(function, data.dim())
+            edit.set_param(name, move.apply(data), move)
+        edit.set_op(node.name, with_group(op, self.to))
+        if site.contract is Contract.BOUNDED:
+            edit.bound(node.name, site.found)
+
+
+def _not_larger(to: str, op: GroupConv) -> str:
+    """Why a layer cannot be constrained to a group; empty if it can."""
+    of, ambient = op.groups[0], ambient_of(op)
+    if of == to:
+        return f"its group is {of} already"
+    if not group(of) <= group(to):
+        return f"its group {of} is no subgroup of {to}"
+    if not group(to) <= group(ambient):
+        return f"{to} is no subgroup of its ambient group {ambient}"
+    return "" if group(to).exact else f"{to} moves pixels between pixels"
+
+
+def _distance(op: GroupConv, old: Tensor, new: Tensor) -> float:
+    """How far two filters' results can be apart, for an input of norm 1."""
+    gap = (old.double() - new.double()).flatten(1)
+    layer = Layer(Conv(stride=(op.stride,), padding=(op.padding,)), old)
+    rounding = _ROUNDING * float(torch.linalg.vector_norm(old.double()))
+    return sqrt(reach(layer)) * (spectral_norm(gap) + rounding)
+
+
+__all__ = ["Constrain"]

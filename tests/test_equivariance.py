@@ -1,0 +1,320 @@
+"""Equivariant layers and their ops: the symmetry holds, in modules, graphs and files.
+
+The kernels' own tests prove filters of every size; test_equivariance_passes.py has the passes.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+import netir
+from netir.errors import NetirError, NetirWarning
+from netir.kernels.groups import SQUARE, group
+from netir.kernels.layers import (
+    EquivariantAvgPool2d,
+    FieldBatchNorm2d,
+    GroupConv2d,
+    GroupPool,
+    MixedGroupConv2d,
+)
+from netir.lower.onnx import without_lowering
+from netir.ops import OPS
+from netir.passes import Collapse, Fold, Mix, Prune, Relax, Widen
+from netir.rewrite import Pass
+from netir.verify import verify
+from tests.equivariant import MAP, gap, net, shaken, traced
+from tests.group_layers import acted
+from tests.pass_examples import EXAMPLES
+
+# Modules.
+
+
+@pytest.mark.parametrize("name", SQUARE)
+@pytest.mark.parametrize(("kernel", "size"), [(1, 4), (3, 5), (3, 4), (2, 5)])
+def test_a_layer_is_equivariant_to_exactly_its_group(name: str, kernel: int, size: int) -> None:
+    layers = [
+        GroupConv2d(2, 3, kernel, name, "D4", lifting=True, padding=1),
+        GroupConv2d(3, 2, kernel, name, "D4", padding=1),
+    ]
+    model = nn.Sequential(*layers).double()
+    x = torch.randn(1, 2, size, size, dtype=torch.float64)
+    y = model(x)
+    for element in group("D4").elements:
+        error = gap(model(acted(element, x, "D4", lifted=False)), acted(element, y, "D4"))
+        inside = element in group(name).elements
+        assert error <= 1e-12 if inside else error > 1e-3
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("kind", ["mean", "max"])
+def test_a_network_is_invariant(training: bool, kind: str) -> None:
+    model = net(kind=kind).train(training)
+    want = model(MAP)
+    for element in group("D4").elements:
+        assert gap(model(acted(element, MAP, "D4", lifted=False)), want) <= 1e-12
+
+
+def test_a_field_norm_is_a_batch_norm_of_fields() -> None:
+    ours, theirs = FieldBatchNorm2d(3, "C4").double(), nn.BatchNorm2d(3).double()
+    x = torch.randn(4, 12, 5, 5, dtype=torch.float64)
+    for given in (x, x.contiguous(memory_format=torch.channels_last)):
+        want = theirs(given.reshape(16, 3, 5, 5)).reshape(x.shape)
+        assert gap(ours(given), want) <= 1e-12
+    assert gap(ours.running_var, theirs.running_var) <= 1e-12
+    want = theirs.eval()(x.reshape(16, 3, 5, 5)).reshape(x.shape)
+    assert gap(ours.eval()(x), want) <= 1e-12
+
+
+def test_a_mixture_is_the_sum_of_its_layers() -> None:
+    groups = ("D4", "D1_45", "C1")
+    mixed = MixedGroupConv2d(2, 3, 3, groups, padding=1, weight_norm=True, dtype=torch.float64)
+    with torch.no_grad():
+        mixed.logits.normal_()  # type: ignore[union-attr]
+        for weight in (mixed.weight, mixed.weight_C1, mixed.weight_D1_45):
+            weight *= 3  # the norms stay what they were
+    x, total = torch.randn(1, 16, 6, 6, dtype=torch.float64), torch.zeros(())
+    coefficients = mixed.logits.softmax(0)  # type: ignore[union-attr]
+    for factor, name, leaf in zip(coefficients, mixed.plan.groups, ("", "_D1_45", "_C1"),
+                                  strict=True):  # fmt: skip
+        alone = GroupConv2d(2, 3, 3, name, "D4", padding=1).double()
+        weight = getattr(mixed, f"weight{leaf}")
+        alone.weight.data = weight.data / 3
+        alone.bias.data = getattr(mixed, f"bias{leaf}").data
+        total = total + factor * alone(x)
+    assert gap(mixed(x), total) <= 1e-12
+
+
+def test_a_filter_is_remembered_in_eval_mode_until_a_weight_changes() -> None:
+    layer = GroupConv2d(2, 2, 3, padding=1)
+    x = torch.randn(1, 16, 5, 5)
+    with torch.no_grad():
+        first = layer(x)
+        assert layer._kept._made is not None
+        layer.weight.mul_(2)
+        layer.bias.mul_(2)
+        assert gap(layer(x), 2 * first) <= 1e-5
+    other = pickle.loads(pickle.dumps(layer))
+    assert torch.equal(other(x), layer(x))
+    assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+
+
+def test_small_maps_are_convolved_in_contiguous_format() -> None:
+    layer = GroupConv2d(16, 16, 3, padding=1)
+    small, large = torch.randn(2, 128, 4, 4), torch.randn(2, 128, 16, 16)
+    assert layer(small).is_contiguous()
+    assert layer(large).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: EquivariantAvgPool2d(3, 2, 1)(torch.ones(1, 8, 8, 8)), "8 pixels is not read"),
+        (lambda: EquivariantAvgPool2d(2)(torch.ones(1, 8, 9, 9)), "must be a multiple of 2"),
+        (lambda: GroupConv2d(1, 1, 3, lifting=True, stride=2)(torch.ones(1, 1, 8, 8)), "symmetr"),
+        (lambda: GroupConv2d(0, 1), "1 at least"),
+        (lambda: GroupConv2d(1, 1, group="C9x"), "no group is called"),
+        (lambda: GroupConv2d(1, 1, group="D4", ambient="C4"), "no subgroup"),
+        (lambda: GroupPool("C4", "D4"), "no subgroup"),
+        (lambda: GroupPool("C4", kind="median"), "not the median"),
+    ],
+)
+def test_layers_refuse(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# Graphs.
+
+
+def test_layers_are_one_node_each_and_come_back_as_themselves(tmp_path: Path) -> None:
+    model = net()
+    graph = traced(model)
+    assert [n.op.name for n in graph.nodes.values() if n.params] == [
+        "group_conv", "field_norm", "group_conv", "group_conv", "linear",
+    ]  # fmt: skip
+    lowered = netir.to_torch(graph)
+    assert isinstance(lowered.get_submodule("last"), GroupConv2d)
+    assert isinstance(lowered.get_submodule("norm"), FieldBatchNorm2d)
+    assert lowered.state_dict().keys() == model.state_dict().keys()
+    for mode in (True, False):
+        assert torch.equal(lowered.train(mode)(MAP), model.train(mode)(MAP))
+    assert str(netir.trace(lowered, (MAP,))) == str(graph)
+    netir.save(graph, tmp_path / "net.netir")
+    again = netir.load(tmp_path / "net.netir")
+    assert str(again) == str(graph)
+    assert torch.equal(netir.run(again, MAP), model(MAP))
+
+
+def test_a_mixture_comes_back_as_itself() -> None:
+    model = nn.Sequential(MixedGroupConv2d(3, 2, 3, ("C4", "C1"), lifting=True, weight_norm=True))
+    graph = traced(model.double())
+    lowered = netir.to_torch(graph)
+    assert isinstance(lowered.get_submodule("0"), MixedGroupConv2d)
+    assert torch.equal(lowered(MAP), model(MAP))
+    assert "one norm together" in graph.spaces()[0].reason
+
+
+def test_weights_that_are_not_a_layers_own_are_a_call() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = GroupConv2d(3, 2, 3, "C4", lifting=True)
+            self.b = GroupConv2d(3, 2, 3, "C4", lifting=True, bias=False)
+            self.b.weight = self.a.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x) + self.b(x)
+
+    model = Tied().double()
+    graph = traced(model)
+    lowered = netir.to_torch(graph)
+    assert gap(lowered(MAP), model(MAP)) == 0
+    lowered(MAP).sum().backward()
+    assert str(netir.trace(copy.deepcopy(lowered), (MAP,))) == str(graph)
+    with pytest.raises(NetirError, match="is shared"):
+        Relax("a.weight")(graph)
+
+
+class Half(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight / 2
+
+
+def test_weights_that_are_computed_freeze_widths_and_have_no_filter_yet() -> None:
+    model = nn.Sequential(GroupConv2d(3, 2, lifting=True), GroupConv2d(2, 2)).double()
+    parametrize.register_parametrization(model[1], "weight", Half())
+    graph = traced(model)
+    assert gap(netir.to_torch(graph)(MAP), model(MAP)) <= 1e-12
+    assert any("weights are computed" in space.reason for space in graph.spaces())
+    (error,) = without_lowering(graph)
+    assert "not known yet" in error.what
+    assert "fold" in error.fix
+    with pytest.raises(NetirError, match="which is computed"):
+        Relax("group_conv_1")(graph)
+    folded = Fold(what="constants", freeze=True)(graph)
+    verify(graph, folded, (MAP,))
+    assert without_lowering(folded) == []
+
+
+def test_other_turns_are_relaxed_to_exact_ones() -> None:
+    layers = [GroupConv2d(3, 2, 3, "C8", lifting=True), GroupConv2d(2, 2, 3, "C8")]
+    graph = traced(nn.Sequential(*layers, GroupPool("C8")).double())
+    relaxed = Relax("0 1", to="C4")(graph)
+    verify(graph, relaxed, (MAP,), bound=1e-12)
+    verify(relaxed, Collapse()(relaxed), (MAP,), bound=1e-12)
+    assert netir.equivariance(relaxed, "C4", MAP).error <= 1e-12  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "rewrite",
+    [
+        Widen("*"), Widen("*", factor=1.5), Prune("*", amount=0.5), Relax(), Relax(to="D2_45"),
+        Collapse(), Mix(groups="C4 D1 C1"), Fold(),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["mean", "max"])
+def test_rewrites_keep_their_contract(rewrite: Pass, kind: str) -> None:
+    graph = traced(net(kind=kind))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NetirWarning)
+        result = rewrite.apply(graph)
+    verify(graph, result.graph, (MAP,))
+    assert gap(netir.to_torch(result.graph)(MAP), netir.run(result.graph, MAP)) <= 1e-12
+
+
+def test_widths_change_by_fields_and_keep_the_symmetry() -> None:
+    graph = traced(net())
+    assert [s.name for s in graph.spaces() if not s.frozen] == ["lift:1", "last:1"]
+    wide = Widen("*", factor=2)(graph)
+    assert wide.params["lift.weight"].data.shape == (1, 4, 5, 5, 1, 3)
+    assert wide.params["last.weight"].data.shape == (1, 6, 3, 3, 8, 8)
+    assert netir.equivariance(shaken(wide), "D4", MAP).error <= 1e-12  # type: ignore[operator]
+    relaxed = Relax(to="C4")(graph)
+    for rewrite in (Widen("*", factor=2), Prune("*", amount=0.5)):
+        verify(relaxed, rewrite(relaxed), (MAP,))
+    thin = Prune("lift:1", amount=0.5)(graph)
+    assert thin.params["norm.weight"].data.shape == (1,)
+    assert netir.equivariance(thin, "D4", MAP).error <= 1e-12  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_pass_works_on_equivariant_networks(name: str) -> None:
+    graph = traced(net())
+    for rewrite in EXAMPLES[name]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NetirWarning)
+            result = rewrite.apply(graph)
+        verify(graph, result.graph, (MAP,))
+
+
+def test_onnx_has_one_convolution_for_each_layer(tmp_path: Path) -> None:
+    import onnx
+
+    model = net().float()
+    for number, graph in enumerate((
+        netir.trace(model, (MAP.float(),)), Mix(groups="C1")(netir.trace(model, (MAP.float(),))),
+    )):  # fmt: skip
+        for each in (graph, Collapse()(graph)):
+            path = tmp_path / f"{number}.onnx"
+            report = netir.to_onnx(each, path)
+            assert report.way == "direct"
+            assert report.error <= report.allowed
+            kinds = [node.op_type for node in onnx.load(path).graph.node]
+            assert kinds.count("Conv") == 3
+            assert not {"Gather", "Softmax"} & set(kinds)
+
+
+def test_python_source_wants_plain_layers(tmp_path: Path) -> None:
+    graph = traced(net())
+    with pytest.raises(NetirError, match="cannot write") as caught:
+        netir.to_python(graph, tmp_path / "net.py")
+    assert "collapse" in caught.value.fix
+    netir.to_python(Collapse()(graph), tmp_path / "net.py")
+    text = (tmp_path / "net.py").read_text()
+    assert "nn.Conv2d(3, 16, 5, padding=2" in text
+    assert "import netir" not in text
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: OPS["group_conv"](groups=("C4", "C4")), "named twice"),
+        (lambda: OPS["group_conv"](groups=("X",)), "no group is called"),
+        (lambda: OPS["group_conv"](groups=()), "one at least"),
+        (lambda: OPS["field_norm"](ambient="D99"), "no group convolution is like this"),
+        (lambda: OPS["group_pool"](over="D4", ambient="C4"), "no subgroup"),
+        (lambda: OPS["group_pool"](kind="median"), "no 'median'"),
+    ],
+)
+def test_ops_refuse_attributes(make: Any, message: str) -> None:
+    with pytest.raises(NetirError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("f64[1, 2, 3, 3, 8, 2]", "f64[2, 2, 3, 3, 8, 2]", "weights of D4 are"),
+        ("f64[1, 2, 5, 5, 1, 3]", "f64[1, 2, 5, 5, 3]", "6 dimensions"),
+        ("@norm.bias: f64[2]", "@norm.bias: f64[3]", "does not fit 16 channels"),
+        ("stride=2", "stride=3", "does not read a map"),
+        ("@lift.bias: f64[1, 2]", "@lift.bias: f64[2, 2]", "a bias is"),
+    ],
+)
+def test_graphs_that_do_not_fit_are_refused(old: str, new: str, message: str) -> None:
+    from netir.text import parse_graph
+
+    text = str(traced(net()))
+    assert old in text
+    with pytest.raises(NetirError, match=message):
+        netir.check(parse_graph(text.replace(old, new)))

@@ -1,0 +1,236 @@
+"""Passes over equivariant layers keep what they say, and how equivariance is measured."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import netir
+from netir.basis import Contract
+from netir.errors import NetirError
+from netir.ir import Graph
+from netir.kernels.groups import SQUARE, group
+from netir.kernels.layers import (
+    FieldBatchNorm2d,
+)
+from netir.passes import Collapse, Constrain, Lift, Mix, Relax, Widen
+from netir.rewrite import Pass
+from netir.verify import verify
+from tests.equivariant import MAP, Net, gap, net, plain, shaken, traced
+
+PAIRS = [(a, b) for a, b in product(SQUARE, SQUARE) if a != b and group(b) <= group(a)]
+
+
+# Relax and constrain.
+
+
+@pytest.mark.parametrize(("large", "small"), PAIRS)
+def test_relaxed_networks_are_the_same_and_keep_their_symmetry(large: str, small: str) -> None:
+    graph = traced(net(large, large))
+    relaxed = Relax(to=small).apply(graph)
+    assert relaxed.report.contract is Contract.EXACT
+    verify(graph, relaxed.graph, (MAP,), bound=1e-12)
+    times = group(large).order // group(small).order
+    sizes = [len(g.params["inner.weight"].data) for g in (graph, relaxed.graph)]
+    assert sizes == [1, times]
+    for node, other in zip(graph.nodes.values(), relaxed.graph.nodes.values(), strict=True):
+        if node.op.name == "group_conv":
+            assert torch.equal(_filter(graph, node), _filter(relaxed.graph, other))
+    assert netir.equivariance(relaxed.graph, large, MAP).error <= 1e-12  # type: ignore[operator]
+    trained = shaken(relaxed.graph)
+    assert netir.equivariance(trained, small, MAP).error <= 1e-12  # type: ignore[operator]
+    assert netir.equivariance(trained, large, MAP).error > 1e-6  # type: ignore[operator]
+
+
+def _filter(graph: Graph, node: Any) -> Tensor:
+    return node.op.dense(*(graph.params[name].data for name in node.params))[0]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("chain", [("D4", "C4", "C1"), ("D4", "D2", "D1_90"), ("D2", "C2", "C1")])
+def test_relaxations_compose_and_are_undone(chain: tuple[str, str, str]) -> None:
+    large, middle, small = chain
+    graph = traced(net(large, "D4"))
+    layers = "lift inner last"
+    stepwise = Relax(layers, to=small)(Relax(layers, to=middle)(graph))
+    at_once = Relax(layers, to=small)(graph)
+    for name, param in at_once.params.items():
+        assert torch.equal(param.data, stepwise.params[name].data)
+    back = Constrain(layers, to=large).apply(at_once)
+    assert back.report.contract is Contract.BOUNDED
+    for name, param in graph.params.items():
+        assert torch.allclose(param.data, back.graph.params[name].data, rtol=1e-12, atol=1e-12)
+    verify(at_once, back.graph, (MAP,))
+
+
+def test_constrained_layers_are_the_nearest_and_within_their_bound() -> None:
+    graph = shaken(traced(net("C2")))
+    with graph.edit() as edit:
+        for name in ("lift.bias", "inner.bias"):
+            edit.set_param(name, torch.ones_like(graph.params[name].data))
+    result = Constrain(to="D4").apply(edit.graph)
+    assert result.report.contract is Contract.BOUNDED
+    assert set(result.moves.bounds) == {"group_conv", "group_conv_1", "group_conv_2"}
+    verify(edit.graph, result.graph, (MAP,))
+    assert netir.equivariance(result.graph, "D4", MAP).error <= 1e-12  # type: ignore[operator]
+    assert Constrain(to="D4").apply(graph).report.contract is Contract.CHANGED
+    node, other = edit.graph.node("group_conv_1"), result.graph.node("group_conv_1")
+    old, new = _filter(edit.graph, node), _filter(result.graph, other)
+    worse = new + 1e-3 * _filter(shaken(result.graph), other)
+    assert abs(float(((old - new) * (worse - new)).sum())) <= 1e-10  # a right angle
+
+
+@pytest.mark.parametrize("rewrite", [Relax(to="C4"), Mix(groups="C1"), Collapse()], ids=str)
+def test_training_goes_on_after_a_rewrite(rewrite: Pass) -> None:
+    model = net().train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    live = netir.Live(model, optimizer, example=MAP)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(MAP).square().sum().backward()
+        optimizer.step()
+
+    step()
+    moment = optimizer.state[model.inner.weight]["exp_avg"].clone()
+    before = model.eval()(MAP)
+    live.apply(rewrite)
+    assert gap(model(MAP), before) <= 1e-12
+    moved = optimizer.state[model.inner.weight]["exp_avg"]
+    assert moved.shape == model.inner.weight.shape
+    if not isinstance(rewrite, Mix):
+        move = rewrite.apply(traced(net())).moves.params["inner.weight"]
+        assert torch.equal(moved, move.apply(moment))
+    weight = model.inner.weight.detach().clone()
+    model.train()
+    step()
+    assert gap(model.inner.weight, weight) > 0
+
+
+def test_moves_of_several_passes_are_one() -> None:
+    graph = traced(net())
+    current, total = graph, None
+    for rewrite in (Widen("*"), Relax("inner", to="C2"), Collapse("inner"), Relax(to="C1")):
+        result = rewrite.apply(current)
+        total = result.moves if total is None else total.then(result.moves)
+        current = result.graph
+    assert total is not None
+    for name in ("inner.weight", "inner.bias", "lift.weight", "last.weight"):
+        moved = total.params[name].apply(graph.params[name].data)
+        assert torch.allclose(moved, current.params[name].data, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda g: Relax("head")(g), "no equivariant layer"),
+        (lambda g: Relax("inner", to="D4")(g), "is D4 already"),
+        (lambda g: Relax("inner", to="C8")(g), "no subgroup of its group"),
+        (lambda g: Relax("inner", to="C4")(Mix(groups="C1")(g)), "a mixture"),
+        (lambda g: Constrain("inner", to="C4")(g), "no subgroup of C4"),
+        (lambda g: Constrain("inner", to="D4")(g), "is D4 already"),
+        (lambda g: Constrain("inner", to="D8")(Relax(to="C1")(g)), "its ambient group"),
+        (lambda g: Mix("inner", groups="D4")(g), "proper subgroup"),
+        (lambda g: Mix("inner")(Mix("inner")(g)), "a mixture"),
+        (lambda g: Relax("group_pool")(Relax("group_pool", to="C4")(g)), "several cosets"),
+        (lambda g: Relax("group_pool")(traced(net(kind="max"))), "takes the max"),
+        (lambda g: Relax(to="D5x"), "relax knows no group 'D5x'"),
+        (lambda g: Mix(groups="C8"), "mix cannot use C8"),
+    ],
+)
+def test_passes_say_why_not(make: Any, message: str) -> None:
+    graph = traced(net())
+    with pytest.raises(NetirError) as caught:
+        make(graph)
+    assert message in str(caught.value)
+    assert caught.value.fix
+
+
+def test_pools_relax_only_before_what_is_linear() -> None:
+    class Bent(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.pool(self.lift(x))[:, [0, 1, 1]].relu().mean((2, 3)))
+
+    with pytest.raises(NetirError, match="not linear in channels"):
+        Relax("group_pool")(traced(Bent().double()))
+
+
+# Lift.
+
+
+@pytest.mark.parametrize("name", SQUARE)
+def test_lifted_networks_are_equivariant(name: str) -> None:
+    model = plain()
+    graph = traced(model)
+    lifted = Lift(to=name)(graph)
+    assert netir.equivariance(lifted, name, MAP).error <= 1e-12  # type: ignore[operator]
+    module = netir.to_torch(lifted)
+    assert isinstance(module.get_submodule("1"), FieldBatchNorm2d)
+    assert netir.equivariance(traced(module.train()), name, MAP).error <= 1e-12  # type: ignore[operator]
+    if name == "C1":
+        verify(graph, lifted, (MAP,), contract=Contract.EXACT_EVAL)
+
+
+@pytest.mark.parametrize(
+    ("model", "where", "message"),
+    [
+        (plain(size=3), "0 1 4 5", "adaptive_avg_pool does not commute"),
+        (plain(act=nn.PReLU), "0 1 4 5", "a parameter that is no layer's"),
+        (plain(), "0", "go together"),
+        (plain()[:7], "0 1 4 5", "it is returned"),
+        (nn.Sequential(nn.Conv2d(3, 6, 3)).double(), "0", "6 channels are no fields of 8"),
+        (nn.Sequential(nn.Conv2d(3, 8, 3, stride=4)).double(), "0", "symmetrically"),
+        (nn.Sequential(nn.Conv2d(3, 8, (3, 1))).double(), "0", "only a square convolution"),
+        (nn.Sequential(nn.Conv2d(3, 8, 3, dilation=2)).double(), "0", "or it is dilated"),
+        (nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3)).double(), "0", "the image itself"),
+    ],
+)
+def test_networks_that_cannot_be_lifted(model: nn.Module, where: str, message: str) -> None:
+    with pytest.raises(NetirError) as caught:
+        Lift(where)(traced(model.eval()))
+    assert message in str(caught.value)
+
+
+# Measuring.
+
+
+def test_the_layer_that_breaks_the_symmetry_is_found() -> None:
+    graph = Relax("inner", to="C4")(traced(net()))
+    with graph.edit() as edit:
+        edit.set_param("inner.weight", torch.randn_like(graph.params["inner.weight"].data))
+    report = netir.equivariance(edit.graph, "D4", MAP)
+    own = {layer.name: layer.own for layer in report.layers}
+    assert [name for name, error in own.items() if error > 1e-12] == ["group_conv_1"]  # type: ignore[operator]
+    assert report.error > 1e-6  # type: ignore[operator]
+    assert netir.equivariance(edit.graph, "C4", MAP).error <= 1e-12  # type: ignore[operator]
+    assert "under D4: outputs are off by" in str(report)
+
+
+def test_ordinary_networks_are_measured_too() -> None:
+    report = netir.equivariance(traced(plain()), "C4", MAP)
+    assert report.error > 1e-6  # type: ignore[operator]
+    flat = netir.equivariance(traced(plain(size=3)), "C4", MAP)
+    assert flat.layers[-1].own is None
+
+
+@pytest.mark.parametrize(
+    ("name", "example", "message"),
+    [
+        ("C8", MAP, "moves pixels between pixels"),
+        ("Z2", MAP, "no group is called 'Z2'"),
+        ("C4", torch.ones(2, 3, 9, 7, dtype=torch.float64), "9 x 7 pixels"),
+    ],
+)
+def test_what_cannot_be_measured(name: str, example: Tensor, message: str) -> None:
+    graph = netir.trace(nn.Conv2d(3, 4, 3).double(), (example,))
+    with pytest.raises(NetirError, match=message):
+        netir.equivariance(graph, name, example)
+
+
+def test_networks_without_maps_are_not_measured() -> None:
+    graph = netir.trace(nn.Linear(3, 2), (torch.ones(2, 3),))
+    with pytest.raises(NetirError, match="no input is a batch of maps"):
+        netir.equivariance(graph, "C4", torch.ones(2, 3))
