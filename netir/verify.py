@@ -255,9 +255,13 @@ def _made_before(
     env: Mapping[str, int],
     device: torch.device | None,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The results of a node before the rewrite, and the first value that they are made from."""
+    """The results of a node before the rewrite, and the first value that they are made from.
+
+    That is an activation, where it reads one: a sum with a product names its bias first.
+    """
     operands: list[Tensor | None] = []
     first: Tensor | None = None
+    reads = any(o is not None and o[0] != "@" for o in node.operands)
     for operand in node.operands:
         if operand is None:
             operands.append(None)
@@ -268,7 +272,8 @@ def _made_before(
             made, source = _made_before(before, maker, have, moves, env, device)
             value = made[operand]
         operands.append(value)
-        first = source if first is None else first
+        if first is None and (operand[0] != "@" or not reads):
+            first = source
     assert first is not None
     return results_of(node, operands, env, torch.float64, device), first
 

@@ -156,7 +156,7 @@ def test_history_and_the_contract_of_a_pipeline(chain: Graph) -> None:
     wide = Widen("layer1.0", factor=2)(chain)
     thin = Prune("layer1.0", amount=0.25)(wide)
     assert [s.text for s in thin.history] == [
-        "widen(where='layer1.0')", "prune(where='layer1.0', amount=0.25)",
+        "widen(where='layer1.0', factor=2)", "prune(where='layer1.0', amount=0.25)",
     ]  # fmt: skip
     x = torch.randn(2, 3, 8, 8)
     assert verify(chain, wide, x).contract is Contract.EXACT
