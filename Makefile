@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
-BENCHES ?= analysis live lowered lowrank peer_prune trace
+BENCHES ?= analysis growth kernels_cpu live lowered lowrank onnx peer_prune rank trace
 
 BIN := $(abspath $(VENV))/bin
 READY := $(VENV)/.ready
@@ -10,11 +10,11 @@ BENCH_READY := $(VENV)/.bench-ready
 # One thread a process: pytest and its workers share the cores.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest
 
-.PHONY: help setup demo test soak lint types docs bench clean
+.PHONY: help setup demo browser test soak lint types docs bench aot clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo | test | lint | types | docs | bench | soak | clean"
+	@echo "make demo | test | lint | types | docs | bench | aot | soak | clean"
 
 setup: $(READY)
 
@@ -28,9 +28,15 @@ $(BENCH_READY): $(READY)
 	touch $@
 
 demo: $(READY)
-	$(BIN)/netir demo
+	$(BIN)/netir demo --out build/demo --fresh
 
-test: $(READY)
+# The report is tested in Chromium, which is installed here where it is missing and can be had.
+browser:
+	@there() { which chromium || which chromium-browser || which google-chrome; } >/dev/null; \
+	there || { test "$$(id -u)" = 0 && apt-get -qq update && apt-get -qq install -y chromium; }; \
+	there || echo "no Chromium here: the tests of the report's page are skipped"
+
+test: $(READY) browser
 	$(PYTEST) -n 2 --dist loadgroup $(ARGS)
 
 # The long tests, with more and fresh random examples.
@@ -53,6 +59,13 @@ docs: $(READY)
 
 bench: $(BENCH_READY)
 	set -e; for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python -m bench.$$bench $(ARGS); done
+
+# The kernels' machine code, by any version of Triton, in an environment of its own.
+TRITON ?= 3.9.0
+aot:
+	test -x build/triton-$(TRITON)/bin/python || $(PYTHON) -m venv build/triton-$(TRITON)
+	build/triton-$(TRITON)/bin/python -m pip install --quiet triton==$(TRITON)
+	build/triton-$(TRITON)/bin/python -m bench.aot
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

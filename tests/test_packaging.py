@@ -24,21 +24,26 @@ FOLDERS = {name: ROOT / folder for name, folder in SETUPTOOLS["package-dir"].ite
 FLOORS = """
 netir.kernels | netir.builtin
 netir.errors
-netir.dims | netir.axes | netir.files
+netir.dims | netir.axes | netir.files | netir.seeds | netir.registry
 netir.layouts
-netir.ir netir.ops
-netir.text | netir.cost | netir.site | netir.evaluate
+netir.ir netir.ops netir.lower.tape
+netir.text | netir.cost | netir.site | netir.evaluate | netir.samples
 netir.spaces
 netir.basis
 netir.moves
 netir.layout_moves
 netir.change netir.oracle netir.verify netir.edit
-netir.where | netir.calibration
-netir.rewrite netir.width
+netir.where | netir.calibration | netir.equivariance
+netir.rewrite netir.width netir.compare | netir.latency
 netir.passes | netir.lower | netir.store
 netir.passes.methods | netir.frontends
-netir.task | netir.pipeline | netir.followers netir.replicas netir.live
-netir.spec | netir.evolve | netir.executors | netir.report
+netir.models
+netir.losses netir.data netir.checked netir.task netir.tasks | netir.pipeline
+netir.followers netir.replicas netir.live
+netir.optimizers netir.score netir.train_options netir.train
+netir.report
+netir.spec
+netir.runs
 netir
 netir.cli netir.demo
 """
@@ -56,7 +61,11 @@ DOORS = {
     ("netir.ir", "netir.moves"),
     ("netir.ir", "netir.spaces"),
     ("netir.ir", "netir.text"),
+    ("netir.latency", "netir.lower.torch"),
     ("netir.ops.base", "netir.site"),
+    ("netir.passes.growth.grower", "netir.live"),
+    ("netir.passes.growth.watch", "netir.live"),
+    ("netir.passes.methods.dyno", "netir.live"),
     ("netir.passes.pruning.targets", "netir.lower.torch"),
     ("netir.site", "netir.spaces"),
 }
