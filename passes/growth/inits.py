@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import prod
+from math import ceil, prod
 
 import torch
 from torch import Tensor
@@ -154,12 +154,28 @@ def _activations(wanted: Wanted, many: Fans) -> tuple[Tensor, Tensor]:
     )
     layout = graph.analysis.shape(layer.value)[layer.axis]
     places = positions(layout, layer.space.atom, sown.sizes.size)
+    enough = max(_ROWS, 4 * (layer.width + many.count))
+    rows = sum(batch[layer.value].numel() for batch in wanted.seen.values) / layer.width
     with torch.no_grad():
         found = [
-            values_of(part, {name: batch[name] for name in outside}) for batch in wanted.seen.values
+            values_of(part, _few({name: batch[name] for name in outside}, enough / rows))
+            for batch in wanted.seen.values
         ]
     every = torch.cat([columns_of(batch[layer.value], layer.axis, places) for batch in found])
     return every[:, : layer.width], every[:, layer.width :]
+
+
+_ROWS = 8192
+"""Rows of activations by which candidates are told apart; of images every position is one."""
+
+
+def _few(values: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """The first samples of values that all have one entry for each along their first axis."""
+    counts = {len(value) if value.dim() else 0 for value in values.values()}
+    if share >= 1 or len(counts) != 1:
+        return values
+    keep = max(2, ceil(share * counts.pop()))
+    return {name: value[:keep] for name, value in values.items()}
 
 
 def net2wider(wanted: Wanted) -> Fans | str:
