@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,7 +66,9 @@ class Calibration:
         targets = self.targets or [None] * len(self.batches)
         for batch, target in zip(self.batches, targets, strict=True):
             inputs = input_values(graph, *arguments(batch))
-            yield _gradients(graph, inputs, target, self.loss)
+            trained = [name for name, param in graph.params.items() if _trained(param)]
+            _, found = slopes(graph, inputs, partial(_held, self.loss, target), (), trained)
+            yield {name: slope for name, slope in found.items() if slope is not None}
 
 
 def needed(calibration: Calibration | None, by: str) -> Calibration:
@@ -84,28 +87,41 @@ def arguments(batch: Batch) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     return ((), batch) if isinstance(batch, Mapping) else (tuple(batch), {})
 
 
-def _gradients(
-    graph: Graph, inputs: Mapping[str, Tensor], target: Any, loss: Callable[[Any, Any], Tensor]
-) -> dict[str, Tensor]:
-    params = {
+Slopes = dict[str, Tensor | None]
+
+
+def slopes(
+    graph: Graph,
+    inputs: Mapping[str, Tensor],
+    loss: Callable[[Any], Tensor],
+    values: Sequence[str],
+    params: Sequence[str],
+) -> tuple[Slopes, Slopes]:
+    """The gradients of a loss of the output by values and by parameters, None where it has none.
+
+    In eval mode, with every trained parameter taking part.
+    """
+    leaves = {
         name: replace(p, data=p.data.detach().requires_grad_())
         for name, p in graph.params.items()
         if _trained(p)
     }
-    graph = graph.replace(params={**graph.params, **params})
+    graph = graph.replace(params={**graph.params, **leaves})
     with torch.enable_grad():
-        values = values_of(graph, inputs)
-        output = map_tree(graph.output, lambda leaf: value_of(graph, values, leaf.name))
-        value = loss(output, target)
-        names = list(params)
-        found: Sequence[Tensor | None] = torch.autograd.grad(
-            value, [params[n].data for n in names], allow_unused=True
-        )
-    return {n: g for n, g in zip(names, found, strict=True) if g is not None}
+        have = values_of(graph, inputs, keep=set(values).__contains__)
+        output = map_tree(graph.output, lambda leaf: value_of(graph, have, leaf.name))
+        tensors = [have[n] for n in values] + [leaves[n].data for n in params]
+        found = torch.autograd.grad(loss(output), tensors, allow_unused=True)
+    by_value: Slopes = dict(zip(values, found, strict=False))
+    return by_value, dict(zip(params, found[len(values) :], strict=True))
+
+
+def _held(loss: Callable[[Any, Any], Tensor], target: Any, output: Any) -> Tensor:
+    return loss(output, target)
 
 
 def _trained(param: Param) -> bool:
     return param.kind == "param" and param.data.is_floating_point()
 
 
-__all__ = ["Batch", "Calibration", "arguments", "needed"]
+__all__ = ["Batch", "Calibration", "arguments", "needed", "slopes"]

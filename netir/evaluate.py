@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -179,6 +179,17 @@ def value_of(graph: Graph, values: Mapping[str, Tensor], operand: str) -> Tensor
 
 def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor if dtype is None or tensor.dtype not in _FLOATS else tensor.to(dtype)
+
+
+def behind(graph: Graph, values: Iterable[str]) -> dict[str, Node]:
+    """The nodes that some values depend on, in order."""
+    wanted = set(values)
+    found = []
+    for node in reversed(list(graph.nodes.values())):
+        if not wanted.isdisjoint(node.results):
+            wanted.update(node.values)
+            found.append(node)
+    return {node.name: node for node in reversed(found)}
 
 
 def last_reads(graph: Graph) -> dict[str, list[str]]:

@@ -275,6 +275,18 @@ def test_layers_that_cannot_grow_unseen_are_told_once() -> None:
     assert {e.space for e in grower.events} == {"2"}
 
 
+def test_an_event_says_where_an_init_could_not_do_what_it_is_for() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Softplus(), nn.Linear(8, 8), nn.ReLU(),
+                          nn.Linear(8, 3))  # fmt: skip
+    grower = GradMax(trigger=Every(2), loss=F.cross_entropy)
+    train(grower, 2, model)
+    notes = {e.space: e.note for e in grower.events}
+    assert "stands between" in notes["0"], "softplus is not zero at zero"
+    assert notes["2"] == ""
+    assert {e.init for e in grower.events} == {"gradmax"}
+
+
 def test_every_grower_has_a_name() -> None:
     assert set(GROWERS) >= {"north", "gradmax", "firefly", "nest", "dyno", "grow_and_prune"}
     assert all(issubclass(cls, Grower) for cls in GROWERS.values())

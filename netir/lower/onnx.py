@@ -12,6 +12,7 @@ import onnx_ir
 import torch
 from onnx_ir.tensor_adapters import TorchTensor, from_torch_dtype
 
+from netir.evaluate import behind
 from netir.ir import Graph, Node, Record, Ref, TensorType, Tree
 from netir.lower.tape import OnnxValue, Tape
 from netir.ops.base import NoLowering
@@ -52,7 +53,7 @@ class _Walk:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.live = _live(graph)
+        self.live = list(behind(graph, graph.outputs).values())
         self.outputs = list(named_outputs(graph.output))
         self.names = _Names()
         self.inputs = [self.names.reserve(name, "input") for name in graph.inputs]
@@ -172,17 +173,6 @@ def _paths(tree: Tree, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...],
         case tuple() | list():
             for number, part in enumerate(tree):
                 yield from _paths(part, (*path, str(number)))
-
-
-def _live(graph: Graph) -> list[Node]:
-    """The nodes that an output depends on, in order."""
-    wanted = set(graph.outputs)
-    found = []
-    for node in reversed(list(graph.nodes.values())):
-        if not wanted.isdisjoint(node.results):
-            wanted.update(node.values)
-            found.append(node)
-    return found[::-1]
 
 
 def _read_ones(nodes: list[onnx_ir.Node], outputs: list[onnx_ir.Value]) -> list[onnx_ir.Node]:

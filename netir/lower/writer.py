@@ -13,7 +13,7 @@ from torch.fx.proxy import GraphAppendingTracer
 
 from netir.dims import Sym, symbols
 from netir.errors import NetirError
-from netir.evaluate import bound
+from netir.evaluate import behind, bound
 from netir.ir import Graph, Node, Record, Ref, Tree, leaves
 from netir.lower.modules import FORMS, Owners, Place
 
@@ -25,7 +25,7 @@ class Writer:
         self._graph = graph
         self._result = fx.Graph()
         self._tracer = _Tracer(self._result)
-        self._live = _live(graph)
+        self._live = behind(graph, graph.outputs)
         self._placed = {name: place.path for name, place in placed.items()}
         self._modal: dict[str, str] = {}
         self.modules = self._find_modal(owners)
@@ -273,14 +273,3 @@ def _plain(tree: Tree) -> Any:
         case tuple() | list():
             return type(tree)(_plain(part) for part in tree)
     return tree
-
-
-def _live(graph: Graph) -> set[str]:
-    """The nodes that something returned depends on."""
-    wanted = set(graph.outputs)
-    found: set[str] = set()
-    for node in reversed(tuple(graph.nodes.values())):
-        if any(result in wanted for result in node.results):
-            found.add(node.name)
-            wanted.update(node.values)
-    return found

@@ -1,30 +1,34 @@
 """A grower: watches hidden layers while a model trains, and adds units where they lack some.
 
 Its `step` is called between two optimizer steps. What it remembers of a layer is kept by the name
-of the space, and forgotten when the layer changes in another way.
+of the space.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
 from netir.calibration import Batch, Calibration
+from netir.cost import cost
 from netir.errors import NetirError
 from netir.ir import Graph
 from netir.passes.grow import Grow, init_called
 from netir.passes.growth.buffer import Buffer
 from netir.passes.growth.hidden import Hidden, hidden
-from netir.passes.growth.inits import Init
+from netir.passes.growth.inits import Init, Wanted
+from netir.passes.growth.plant import Fans
 from netir.passes.growth.seen import Seen
 from netir.passes.growth.silence import silenced
 from netir.passes.growth.triggers import TRIGGERS, Reading, Trigger
 from netir.passes.growth.watch import Watch
 from netir.passes.pruning.targets import macs_left, parameters_left
+from netir.rewrite import parameters as trained_in
 from netir.spaces import Space
 from netir.where import chosen_spaces
 
@@ -43,6 +47,7 @@ class Event:
     value: float | None
     init: str
     note: str = ""
+    """Why the weights are not those that the init is for, where they are not."""
 
 
 @dataclass
@@ -189,14 +194,14 @@ class Grower:
         """As large a share of all counts as the budgets allow."""
         limits = []
         if self.parameters is not None and counts:
-            now = sum(p.data.numel() for p in graph.params.values() if p.kind == "param")
-            limits.append((parameters_left(graph), self.parameters / now))
+            limits.append((parameters_left(graph), self.parameters / trained_in(graph)))
         if self.macs is not None and counts:
-            limits.append((macs_left(graph, calibration), self.macs / self._macs(graph)))
+            now = max(1, int(cost(graph).macs))
+            limits.append((macs_left(graph, calibration), self.macs / now))
 
         def fits(share: float) -> bool:
             widths = {s: s.size + int(share * n) for s, n in counts.items()}
-            return all(cost(widths) <= limit for cost, limit in limits)
+            return all(left(widths) <= limit for left, limit in limits)
 
         low, high = 0.0, 1.0
         if limits and not fits(1.0):
@@ -206,32 +211,40 @@ class Grower:
             high = low
         return {s: int(high * n) for s, n in counts.items() if int(high * n)}
 
-    @staticmethod
-    def _macs(graph: Graph) -> int:
-        from netir.cost import cost
-
-        return max(1, int(cost(graph).macs))
-
     def _grown(
         self, live: Live, graph: Graph, counts: Mapping[Space, int], seen: Seen
     ) -> list[Event]:
         names = tuple((space.name, count) for space, count in counts.items())
-        rewrite = Grow(" ".join(n for n, _ in names), counts=names, init=self.init,
+        notes: dict[str, str] = {}
+        rewrite = Grow(" ".join(n for n, _ in names), counts=names, init=self._noting(notes),
                        candidates=self.candidates, scale=self.scale,
                        seed=self.seed + self._taken)  # fmt: skip
         result = live.apply(rewrite, seen.calibration)
-        reasons = dict(result.report.skipped)
+        self.left |= dict(result.report.skipped)
         after = {space.name: space.size for space in result.graph.spaces()}
-        found = []
-        for space in counts:
-            value = self._memory.get(space.name, {}).get("value")
-            done = Event(self._taken, space.name, space.size, after.get(space.name, space.size),
-                         value, str(getattr(self.init, "__name__", self.init)),
-                         reasons.get(space.name, ""))  # fmt: skip
-            found.append(done)
-        self.events += [e for e in found if e.after != e.before]
+        init = str(getattr(self.init, "__name__", self.init))
+        found = [
+            Event(self._taken, name, space.size, after[name],
+                  self._memory.get(name, {}).get("value"), init, notes.get(name, ""))
+            for space in counts
+            if after[name := space.name] != space.size
+        ]  # fmt: skip
+        self.events += found
         self._last = self._taken
         return found
+
+    def _noting(self, notes: dict[str, str]) -> Init:
+        """The init, of which what it could not do is noted by the name of the space."""
+        init = init_called(self.init)
+
+        @wraps(init)
+        def noting(wanted: Wanted) -> Fans | str:
+            fans = init(wanted)
+            if isinstance(fans, Fans) and fans.why:
+                notes[wanted.layer.space.name] = fans.why
+            return fans
+
+        return noting
 
 
 __all__ = ["Event", "Grower"]

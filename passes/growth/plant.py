@@ -79,17 +79,23 @@ class Sown(Basis):
 def planted(graph: Graph, planned: Sequence[tuple[Space, Sown]]) -> Rewritten:
     """Change all the spaces, and give the new entries their weights."""
     bases: dict[str | Space, Basis] = dict(planned)
-    bare = change_basis(graph, bases)
     sizes = LayoutMoves({space.atom: basis for space, basis in planned})
     new: dict[str, Tensor] = {}
     for space, basis in planned:
         for name, axis, part in _given(basis):
             if name not in new:
-                new[name] = torch.zeros_like(bare.graph.params[name].data, dtype=torch.float64)
+                new[name] = _empty(graph, name, sizes)
             place = _Place(graph, name, axis, space, sizes)
             place.add(new[name], place.entries[space.size :], part)
     done = change_basis(graph, bases, new)
     return replace(done, graph=_opened(_parted(graph, done.graph, planned, sizes), planned))
+
+
+def _empty(graph: Graph, param: str, sizes: LayoutMoves) -> Tensor:
+    """Zeros of the shape that a parameter will have."""
+    shape = [sizes.size(layout) for layout in graph.analysis.shape(f"@{param}")]
+    device = graph.params[param].data.device
+    return torch.zeros(shape, dtype=torch.float64, device=device)  # type: ignore[arg-type]
 
 
 def _opened(graph: Graph, planned: Sequence[tuple[Space, Sown]]) -> Graph:

@@ -6,17 +6,16 @@ Everything is worked out once for all layers: one run of the network for values,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from netir.calibration import Calibration, arguments, needed
+from netir.calibration import Calibration, arguments, needed, slopes
 from netir.errors import NetirError
-from netir.evaluate import input_values, value_of, values_of
-from netir.ir import Graph, Node, map_tree
+from netir.evaluate import behind, input_values, values_of
+from netir.ir import Graph, Node
 from netir.kernels.gram import Gram, GramSum
 from netir.kernels.rank import count_above, effective_rank
 from netir.passes.compensation.consumers import Consumer, Windows
@@ -131,39 +130,23 @@ class Seen:
         for batch, target in zip(calibration.batches, targets, strict=True):
             inputs = input_values(self.graph, *arguments(batch))
             loss = partial(_share, calibration.loss, target, count)
-            by_value, by_param = _backward(self.graph, inputs, loss, wanted, names)
-            found.append(by_value)
-            total = {n: total[n] + by_param[n] for n in names}
+            by_value, by_param = slopes(self.graph, inputs, loss, wanted, names)
+            shown = self._shown(inputs, [n for n, slope in by_value.items() if slope is None])
+            found.append({n: shown[n] if s is None else s for n, s in by_value.items()})
+            total = {n: t if (s := by_param[n]) is None else t + s for n, t in total.items()}
         return found, total
+
+    def _shown(self, inputs: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+        """Zeros of the shapes of some values: the gradient of a loss that they do not reach."""
+        if not names:
+            return {}
+        with torch.no_grad():
+            have = values_of(self.graph, inputs, keep=set(names).__contains__)
+        return {name: torch.zeros_like(have[name]) for name in names}
 
 
 def _share(loss: Loss, target: Any, count: int, output: Any) -> Tensor:
     return loss(output, target) / count
-
-
-def _backward(
-    graph: Graph,
-    inputs: Mapping[str, Tensor],
-    loss: Callable[[Any], Tensor],
-    values: list[str],
-    params: list[str],
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    leaves = {
-        name: replace(p, data=p.data.detach().requires_grad_())
-        for name, p in graph.params.items()
-        if p.kind == "param" and p.data.is_floating_point()
-    }
-    graph = graph.replace(params={**graph.params, **leaves})
-    kept = set(values)
-    with torch.enable_grad():
-        found = values_of(graph, inputs, keep=kept.__contains__)
-        output = map_tree(graph.output, lambda leaf: value_of(graph, found, leaf.name))
-        result = loss(output)
-        tensors = [found[n] for n in values] + [leaves[n].data for n in params]
-        slopes: Sequence[Tensor | None] = torch.autograd.grad(result, tensors, allow_unused=True)
-    full = [torch.zeros_like(t) if s is None else s for t, s in zip(tensors, slopes, strict=True)]
-    by_value = {n: s.detach() for n, s in zip(values, full, strict=False)}
-    return by_value, dict(zip(params, full[len(values) :], strict=True))
 
 
 def between(graph: Graph, layer: Hidden) -> tuple[dict[str, Node], list[str]]:
@@ -177,22 +160,12 @@ def between(graph: Graph, layer: Hidden) -> tuple[dict[str, Node], list[str]]:
         if node.name in made or any(v in reached for v in node.values):
             reached.update(node.results)
     nodes = {
-        name: node for name, node in ancestors(graph.nodes, layer.value).items()
+        name: node for name, node in behind(graph, [layer.value]).items()
         if node.results[0] in reached or not made
     }  # fmt: skip
     inside = {result for node in nodes.values() for result in node.results}
     read = dict.fromkeys(v for node in nodes.values() for v in node.values)
     return nodes, [v for v in read if v not in inside]
-
-
-def ancestors(nodes: Mapping[str, Node], value: str) -> dict[str, Node]:
-    """The nodes that a value depends on."""
-    wanted, found = {value}, set()
-    for node in reversed(tuple(nodes.values())):
-        if any(result in wanted for result in node.results):
-            found.add(node.name)
-            wanted.update(node.values)
-    return {name: node for name, node in nodes.items() if name in found}
 
 
 def columns_of(value: Tensor, axis: int, places: Tensor) -> Tensor:
@@ -203,4 +176,4 @@ def columns_of(value: Tensor, axis: int, places: Tensor) -> Tensor:
     return flat[:, places.to(flat.device)].movedim(1, -1).flatten(0, -2)
 
 
-__all__ = ["Seen", "ancestors", "between", "columns_of"]
+__all__ = ["Seen", "between", "columns_of"]
