@@ -204,7 +204,8 @@ def _layers(graph: Graph) -> dict[str, LayerShape]:
     found: dict[str, LayerShape] = {}
     for node in reading:
         own = node.scope and makers[node.scope] == 1
-        found[node.scope if own else node.name] = _layer(graph, node)
+        name = f"%{node.name}" if makers[node.name] == 1 else node.name  # a module is called so
+        found[node.scope if own else name] = _layer(graph, node)
     return found
 
 

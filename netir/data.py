@@ -177,10 +177,12 @@ def call(function: Callable[..., Any], inputs: Any) -> Any:
 
 def _chunks(count: int, size: int, generator: torch.Generator | None) -> list[Tensor]:
     """Numbers of examples, `size` at a time; training shuffles, and leaves no one on its own."""
+    if not count:
+        return []
     if generator is None:
         return list(torch.arange(count).split(size))
     found = list(torch.randperm(count, generator=generator).split(size))
-    if len(found) > 1 and len(found[-1]) == 1:  # batch norm cannot learn from one example
+    if size > 1 and len(found) > 1 and len(found[-1]) == 1:  # batch norm cannot learn from one
         found[-2:] = [torch.cat(found[-2:])]
     return found
 

@@ -196,6 +196,7 @@ def _worse(known: float | None, want: Tensor | None, have: Tensor | None) -> flo
     """The larger of an error and the one of these, relative to the norm of what is wanted."""
     if known is None or want is None or have is None or want.shape != have.shape:
         return None
+    want, have = want.double(), have.double()
     gap = float(torch.linalg.vector_norm(have - want))
     size = float(torch.linalg.vector_norm(want))
     return max(known, gap / size if size else gap)

@@ -121,7 +121,12 @@ def _unlike(found: Tensor, target: Tensor) -> NetirError:
 
 def _cross_entropy(output: Any, target: Tensor, smoothing: float = 0.0) -> Tensor:
     logits = _classes_second(output, target)
-    most = int(target.max()) if target.numel() else 0
+    known = target[target != IGNORED]
+    least, most = map(int, known.aminmax()) if known.numel() else (0, 0)
+    if least < 0:
+        raise NetirError(
+            f"there is a class {least}", fix=f"number classes from 0; {IGNORED} stands for none"
+        )
     if most >= logits.shape[1]:
         raise NetirError(
             f"the network tells {logits.shape[1]} classes apart, and there is a class {most}",
@@ -200,6 +205,10 @@ def metric_of(wanted: str | Metric, loss: Loss) -> Metric:
         wanted = "accuracy" if loss.name.endswith("cross-entropy") else "loss"
     if wanted == "loss":
         return Metric("loss", loss, False)
+    if not isinstance(wanted, str):
+        raise NetirError(
+            f"a {type(wanted).__name__} is no metric", fix="give Metric(name, function, higher)"
+        )
     if wanted not in METRICS:
         raise NetirError(
             f"there is no metric '{wanted}'", fix=nearest(wanted, [*METRICS, "loss"])

@@ -241,7 +241,7 @@ def _chained(
         if before is None:
             found[name] = move
             continue
-        if len(before.axes) != len(move.axes):
+        if len(before.axes) != len(move.axes) or any(isinstance(a, Whole) for a in move.axes):
             found[name] = _composed(before, move)
             continue
         pairs = zip(before.axes, move.axes, strict=True)

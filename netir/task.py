@@ -125,7 +125,10 @@ class Task(ABC):
 
     def example(self, count: int = 2) -> tuple[Any, ...] | Mapping[str, Any]:
         """Inputs to trace a network with: a tuple of arguments, or a mapping of named ones."""
-        inputs, _ = _cut(next(self.test_batches()), count)
+        pair = next(self.test_batches(), None)
+        if pair is None:
+            raise NetirError("there is nothing to test on", self.name, "give at least one batch")
+        inputs, _ = _cut(pair, count)
         return (inputs,) if isinstance(inputs, Tensor) else inputs
 
     @property

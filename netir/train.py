@@ -116,8 +116,6 @@ def _parts(
         name = options.optimizer or "sgd"
         return module, make_optimizer(module, name, **options.settings)
     _check_suits(optimizer, module, options)
-    for group in optimizer.param_groups:
-        group.update(options.settings)
     return module, optimizer
 
 
@@ -145,24 +143,31 @@ def _check_suits(optimizer: Optimizer, module: nn.Module, options: TrainOptions)
 @contextmanager
 def _on_device(module: nn.Module, optimizer: Optimizer, wanted: str) -> Iterator[torch.device]:
     """Module and optimizer on a device, and back; mode and learning rates come back as well."""
-    home, training = home_of(module), module.training
+    home, modes = home_of(module), [(part, part.training) for part in module.modules()]
     rates = [(group, group["lr"]) for group in optimizer.param_groups]
     with placed(module, wanted) as where:
-        _send(optimizer, where)
         try:
+            _send(optimizer, where)
             yield where
         finally:
             _send(optimizer, home)
-            module.train(training)
+            module.train(modes[0][1])  # parts that a rewrite made
+            for part, training in modes:
+                part.training = training
             for group, rate in rates:
                 group["lr"] = rate
+
+
+_COUNTS = ("step", "mu_product")
+"""What torch's optimizers keep on the CPU, wherever the parameter is."""
 
 
 def _send(optimizer: Optimizer, where: torch.device) -> None:
     """What an optimizer remembers entry by entry goes where the parameters are."""
     for parameter, state in optimizer.state.items():
         for what, value in state.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim():
+            alike = isinstance(value, Tensor) and value.shape == parameter.shape
+            if alike and what not in _COUNTS:
                 state[what] = value.to(where)
 
 
@@ -181,7 +186,6 @@ class _Job:
         self.module, self.task, self.options, self.optimizer = module, task, options, optimizer
         self.on_step = on_step
         self.loss: Loss = task.trained_for.smoothed(options.label_smoothing)
-        self.rates = [group["lr"] for group in optimizer.param_groups]
         per_epoch = task.steps(options.batch_size)
         self.epochs = None if options.steps else options.epochs or 1
         self.total = options.steps
@@ -194,6 +198,9 @@ class _Job:
                 "give it a length, or train for `steps`" + " from the beginning" * bool(first),
             )  # fmt: skip
         self.step = first * (per_epoch or 0)
+        for group in optimizer.param_groups:  # now that nothing is left to refuse
+            group.update(options.settings)
+        self.rates = [group["lr"] for group in optimizer.param_groups]
 
     def done(self, number: int) -> bool:
         """Whether nothing is left to do before epoch `number`, counted from 0."""
@@ -229,6 +236,7 @@ class _Job:
         factor = self.options.rate(self.step, self.total)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
+        self.module.zero_grad()
         self.optimizer.zero_grad()
         kind = home_of(self.module).type
         with torch.autocast(kind, torch.bfloat16, enabled=self.options.amp):

@@ -104,7 +104,8 @@ def _norm(edit: Edit, node: Node, op: FieldNorm) -> None:
     path, _, leaf = names[0].rpartition(".")
     counter = f"{path}.num_batches_tracked"
     if path and leaf == "weight" and counter not in edit.before.params:
-        edit.add_param(counter, Param(torch.tensor(0), "buffer", trainable=False))
+        device = edit.before.params[names[0]].data.device
+        edit.add_param(counter, Param(torch.tensor(0, device=device), "buffer", trainable=False))
 
 
 def _pool(edit: Edit, node: Node, op: GroupPool) -> None:
@@ -116,7 +117,8 @@ def _pool(edit: Edit, node: Node, op: GroupPool) -> None:
     assert isinstance(channels, int)
     fields = channels // len(order)
     if order != sorted(order):
-        index = torch.tensor([a * fields + c for a in order for c in range(fields)])
+        device = next((p.data.device for p in edit.before.params.values()), None)
+        index = torch.tensor([a * fields + c for a in order for c in range(fields)], device=device)
         where = edit.add_param(edit.fresh(f"{node.name}.order"), Param(index, "const", False))
         name = edit.fresh(f"{node.name}.sorted")
         value = edit.insert(name, IndexSelect(dim=1), (value, where), before=node.name, scope=scope)

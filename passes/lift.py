@@ -12,6 +12,7 @@ from netir.basis import Contract
 from netir.calibration import Calibration
 from netir.dims import Dim
 from netir.edit import Edit
+from netir.errors import NetirError
 from netir.ir import Graph, Node
 from netir.kernels.compact import constrained, constrained_bias
 from netir.kernels.groups import Group, group
@@ -45,7 +46,11 @@ class Lift(EditPass):
     to: str = "D4"
 
     def __post_init__(self) -> None:
-        expect_group(self.to, self.name)
+        if not expect_group(self.to, self.name).exact:
+            raise NetirError(
+                f"lift cannot use {self.to}, which moves pixels between pixels",
+                fix="use D4 or one of its subgroups",
+            )
 
     def sites(self, graph: Graph, calibration: Calibration | None) -> Iterator[Site | Left]:
         chosen = chosen_nodes(graph, self.where)
@@ -226,12 +231,13 @@ class _Chain:
 
     def _pool(self, node: Node) -> str:
         op: Any = node.op
-        given = (op.kernel_size, op.stride or op.kernel_size, op.padding)
+        dilation = getattr(op, "dilation", 1)
+        given = (op.kernel_size, op.stride or op.kernel_size, op.padding, dilation)
         settings = [per_axis(v, 2) for v in given]
         if op.rank != 2 or any(len(set(v)) > 1 for v in settings) or op.ceil_mode:
             return "its windows are not square"
-        kernel, stride, padding = (v[0] for v in settings)
-        return self._grid(node, kernel, stride, padding)
+        kernel, stride, padding, apart = (v[0] for v in settings)
+        return self._grid(node, apart * (kernel - 1) + 1, stride, padding)
 
     def _gives(self, node: Node, kind: str) -> str:
         if isinstance(node.op, Conv):

@@ -37,6 +37,11 @@ class Mix(EditPass):
     prior: float = 0.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.groups, str):
+            raise NetirError(
+                f"mix takes the names of groups in one text, not {self.groups!r}",
+                fix="write them with blanks between: 'C4 C1'",
+            )
         for name in self.groups.split() or [""]:
             if not expect_group(name, self.name).exact:
                 raise NetirError(

@@ -235,3 +235,26 @@ def test_as_a_program() -> None:
 def test_a_factory_that_needs_arguments() -> None:
     message = refused("trace", "json:loads", "-o", "x.netir")
     assert "'loads' cannot be called without arguments" in message
+
+
+@pytest.mark.parametrize("model", [":x", ".foo:bar", "foo.:bar"])
+def test_no_module_is_named(model: str) -> None:
+    done = CliRunner().invoke(app, ["show", model])
+    assert done.exit_code == 2
+    assert "names no Python module" in done.output
+
+
+@pytest.mark.parametrize("size", ["batch=0", "batch=" + "9" * 5000])
+def test_sizes_that_cannot_be(size: str) -> None:
+    both = ["builtin:residual"] * 2
+    done = CliRunner().invoke(app, ["verify", *both, "--size", size])
+    assert done.exit_code == 2
+    assert "gives no size" in done.output
+
+
+def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text("here before")
+    done = CliRunner().invoke(app, ["lower", "builtin:residual", "-o", str(tmp_path / "Makefile")])
+    assert done.exit_code == 2
+    assert "cannot make the folder" in done.output
+    assert (tmp_path / "Makefile").read_text() == "here before"

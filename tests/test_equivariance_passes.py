@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import netir
 from netir.basis import Contract
-from netir.errors import NetirError
+from netir.errors import NetirError, NetirWarning
 from netir.ir import Graph
 from netir.kernels.groups import SQUARE, group
 from netir.kernels.layers import (
@@ -234,3 +234,32 @@ def test_networks_without_maps_are_not_measured() -> None:
     graph = netir.trace(nn.Linear(3, 2), (torch.ones(2, 3),))
     with pytest.raises(NetirError, match="no input is a batch of maps"):
         netir.equivariance(graph, "C4", torch.ones(2, 3))
+
+
+def test_a_dilated_pool_is_not_lifted_as_a_plain_one() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.MaxPool2d(2, 2, dilation=2),
+                        nn.Conv2d(8, 8, 3, padding=1))  # fmt: skip
+    x = torch.randn(2, 1, 16, 16)
+    with pytest.warns(NetirWarning, match="changes nothing"):
+        netir.passes.Lift(to="C4")(netir.trace(net, (x,)))
+
+
+def test_groups_that_move_pixels_between_pixels_are_refused() -> None:
+    with pytest.raises(NetirError, match="lift cannot use C8"):
+        netir.passes.Lift(to="C8")
+    with pytest.raises(NetirError, match="in one text"):
+        netir.passes.Mix(groups=("C4", "C1"))  # type: ignore[arg-type]
+
+
+def test_a_network_that_gives_classes_is_measured() -> None:
+    class Classes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x).mean((2, 3)).argmax(1)
+
+    x = torch.randn(3, 1, 8, 8)
+    found = netir.equivariance(netir.trace(Classes(), (x,)), "C4", x)
+    assert found.error is None or found.error >= 0

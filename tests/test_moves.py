@@ -459,3 +459,23 @@ def test_lbfgs_has_one_state_for_everything() -> None:
     with pytest.raises(NetirError, match="LBFGS keeps one state"):
         follow(optimizer, moves, named)
     assert same(held(optimizer), before)
+
+
+def test_a_move_of_all_axes_comes_after_what_was_gathered() -> None:
+    """Widen, then lift: the chained moves give the parameters that lifting gave."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, 3),
+    )  # fmt: skip
+    graph = netir.trace(model, (torch.randn(2, 1, 8, 8),))
+    wide = netir.passes.Widen("*", factor=2)(graph)
+    lifted = netir.passes.Lift(to="C4")(wide)
+    first, second = wide.history[-1].moves, lifted.history[-1].moves
+    assert first is not None
+    assert second is not None
+    both = first.then(second)
+    for name, move in both.params.items():
+        if name in graph.params and name in lifted.params:
+            got = move.apply(graph.params[name].data)
+            assert torch.allclose(got, lifted.params[name].data, atol=1e-6), name

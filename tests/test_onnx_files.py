@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 import warnings
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from netir import NetirError, NetirWarning
 from netir.dims import Dim, evaluate, maximum, minimum, symbol
 from netir.ir import Graph, Node, Ref, TensorType
 from netir.lower import onnx_file, proof
-from netir.lower.agree import cases
+from netir.lower.agree import agreement, cases, measured
 from netir.lower.export import DIRECT, EXPORTER
 from netir.lower.onnx import SCOPE, onnx_model
 from netir.lower.session import open_session, provider_of, run_session
@@ -368,3 +369,43 @@ def test_a_size_that_no_input_has() -> None:
     node = Node("y", Full((symbol("m"),)), (), (TensorType(torch.float32, (symbol("m"),)),))
     with pytest.raises(NetirError, match="size 'm' is not known"):
         onnx_model(Graph("sizes", {}, {"y": node}, {}, Ref("y"), {}))
+
+
+class Clash(nn.Module):
+    def forward(self, x: torch.Tensor, output: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"x": x.relu(), "y": x + output}
+
+
+def test_an_output_may_be_called_like_an_input(tmp_path: Path) -> None:
+    graph = netir.trace(Clash(), (torch.randn(2, 3), torch.randn(2, 3)))
+    netir.to_onnx(graph, tmp_path / "net.onnx")
+    model = onnx.load(tmp_path / "net.onnx")
+    assert [o.name for o in model.graph.output] == ["output/x", "y"]
+
+
+def test_a_file_may_be_called_as_a_draft(tmp_path: Path) -> None:
+    """The file keeps the type that was asked for, whatever it is called."""
+    graph = netir.trace(nn.Linear(3, 2).bfloat16(), (torch.randn(2, 3).bfloat16(),))
+    for name in ("in_float32.onnx", "net.onnx"):
+        netir.to_onnx(graph, tmp_path / name)
+        kind = onnx.load(tmp_path / name).graph.input[0].type.tensor_type.elem_type
+        assert kind == onnx.TensorProto.BFLOAT16
+
+
+@pytest.mark.parametrize("name", ["a\0b.onnx", "folder"])
+def test_strange_places_are_refused_and_nothing_is_left(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    graph = netir.trace(nn.Linear(3, 2), (torch.randn(2, 3),))
+    with pytest.raises(NetirError, match=r"cannot write the file|this is a folder"):
+        netir.to_onnx(graph, tmp_path / name, external=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+    with pytest.raises(NetirError):
+        netir.from_onnx(tmp_path / name)
+
+
+def test_a_result_of_another_shape_never_agrees(tmp_path: Path) -> None:
+    """Also where numbers overflow, so that nothing is said about them."""
+    graph = netir.trace(nn.Identity(), (torch.randn(2, 3),))
+    case = measured(graph, "given", {next(iter(graph.inputs)): torch.randn(2, 3)})
+    vacuous = replace(case, allowed=(math.inf,))
+    assert not agreement(graph, [vacuous], lambda _: [torch.zeros(1)])

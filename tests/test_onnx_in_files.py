@@ -116,6 +116,7 @@ def test_data_must_have_the_size_of_its_shape(tmp_path: Path) -> None:
     refused(stored_outside(tmp_path, "data", offset=-4), "bytes at -4|no whole ONNX model")
     refused(stored_outside(tmp_path, "none"), "cannot read external data 'none'")
     os.mkfifo(tmp_path / "pipe")
+    refused(stored_outside(tmp_path, "pipe"), "is a link")
 
 
 def test_external_data_needs_a_path(tmp_path: Path) -> None:

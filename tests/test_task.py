@@ -321,3 +321,14 @@ def test_a_task_of_somebody_else() -> None:
             return Task.of((X, Y), (X, Y)).data
 
     assert Noise(batch_size=5).classes == 3
+
+
+def test_classes_below_zero_and_strange_metrics_are_refused() -> None:
+    batch = (torch.randn(4, 3), torch.tensor([0, -1, 2, 1]))
+    task = Task.of([batch], [batch], loss="cross-entropy")
+    with pytest.raises(NetirError, match="there is a class -1"):
+        task.trained_for(torch.randn(4, 3), batch[1])
+    with pytest.raises(NetirError, match="is no metric"):
+        Task.of([batch], [batch], metric=lambda a, b: 0.0)
+    with pytest.raises(NetirError, match="nothing to test on"):
+        Task.of([batch], []).example()

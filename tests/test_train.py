@@ -433,3 +433,33 @@ def test_numbers_in_a_state_stay_numbers() -> None:
     for parameter, found in fresh.state.items():
         assert found == optimizer.state[parameter]
         assert [type(v) for v in found.values()] == [int, float, bool]
+
+
+def test_a_refused_training_leaves_the_optimizer_and_modes(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    model[1].eval()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    task = Task.of(arrays := (torch.randn(8, 3), torch.randn(8, 1)), arrays, loss="mse")
+    with pytest.raises(NetirError):
+        train(model, task, TrainOptions(lr=9.0, label_smoothing=0.1), optimizer=optimizer)
+    assert optimizer.param_groups[0]["lr"] == 0.5
+    train(model, task, TrainOptions(steps=1, device="cpu"), optimizer=optimizer)
+    assert model.training
+    assert not model[1].training, "a layer in eval mode is so again"
+
+
+def test_gradients_of_what_is_not_trained_do_not_add_up() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    optimizer = torch.optim.SGD(model[1].parameters(), lr=0.0)
+    batch = (torch.randn(8, 3), torch.randn(8, 1))
+    task = Task.of([batch], [batch], loss="mse")
+    sizes = []
+    train(model, task, TrainOptions(epochs=3, device="cpu", momentum=0.0), optimizer=optimizer,
+          on_step=lambda *_: sizes.append(float(model[0].weight.grad.norm())))  # fmt: skip
+    assert sizes == pytest.approx([sizes[0]] * 3)
+
+
+def test_batches_of_one_are_as_many_as_there_are_steps() -> None:
+    arrays = (torch.randn(5, 3), torch.randn(5, 1))
+    task = Task.of(arrays, arrays, loss="mse", batch_size=1)
+    assert len(list(task.train_batches(0))) == task.steps() == 5

@@ -63,9 +63,9 @@ def _folder_of(model: ir.Model) -> Path | None:
 
 
 def _content(path: Path) -> bytes:
-    if path.is_dir():
-        raise NetirError("this is a folder, not a file", str(path), "name the .onnx file in it")
     try:
+        if path.is_dir():
+            raise NetirError("this is a folder, not a file", str(path), "name the .onnx file in it")
         if path.stat().st_size >= 2**31:
             raise NetirError(
                 "the file has 2 GB or more, which protobuf cannot hold", str(path),
@@ -74,7 +74,7 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise NetirError("there is no such file", str(path), "check the path") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise NetirError(f"cannot read the file: {reason(error)}", str(path)) from None
 
 

@@ -107,7 +107,7 @@ def _external(
         ) from None  # fmt: skip
     path = _inside(str(tensor.location), where, folder)
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
                 raise NetirError(f"external data '{path.name}' is a link", where, _COPY)

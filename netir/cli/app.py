@@ -134,7 +134,7 @@ def verify(
         str,
         typer.Option(help="exact, exact-eval, bounded or changed; default: what the passes keep."),
     ] = "",
-    seed: Annotated[int, typer.Option(help="For the random inputs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="For the random inputs.")] = 0,
     inputs: Inputs = None,
     sizes: Sizes = None,
     allow_op: Allowed = None,
@@ -172,6 +172,7 @@ def lower(
 ) -> None:
     """Write a graph as readable Python, its weights beside it."""
     from netir.cli.models import find
+    from netir.files import reason
     from netir.lower.python import to_python
 
     graph = find(model, inputs, sizes, allow_op)
@@ -180,7 +181,10 @@ def lower(
             raise NetirError(
                 f"cannot lower to '{out.suffix}'", str(out), "name a .py file or a folder"
             )
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise NetirError(f"cannot make the folder: {reason(error)}", str(out)) from None
         out = out / "model.py"
     to_python(graph, out)
     typer.echo(f"wrote {out}")

@@ -54,6 +54,8 @@ def of_spec(
 def _made(model: str) -> Any:
     """What the factory gives; the current folder can be imported from."""
     module_name, _, attribute = model.partition(":")
+    if not all(module_name.split(".")):
+        raise NetirError(f"'{model}' names no Python module", fix="write package.module:function")
     sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
@@ -82,12 +84,16 @@ def _made(model: str) -> Any:
     return factory()
 
 
+_LONGEST = 18
+"""Digits of a size."""
+
+
 def numbers(sizes: list[str] | None) -> dict[str, int]:
     """`batch=2` and the like."""
     found = {}
     for text in sizes or ():
         name, _, value = text.partition("=")
-        if not name or not value.isdecimal():
+        if not name or not value.isdecimal() or len(value) > _LONGEST or int(value) < 1:
             raise NetirError(f"'{text}' gives no size", fix="write --size batch=2")
         found[name] = int(value)
     return found

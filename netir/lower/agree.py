@@ -80,7 +80,11 @@ def agreement(
 def _compared(case: Case, found: Sequence[Tensor]) -> Agreement:
     rows = zip(found, case.outputs, case.scales, case.allowed, strict=True)
     each = [
-        Agreement(_error(got, wanted) / scale, allowed, f"{case.name}, output {number}")
+        Agreement(
+            _error(got, wanted) / scale,
+            allowed if got.shape == wanted.shape else 0.0,
+            f"{case.name}, output {number}",
+        )
         for number, (got, wanted, scale, allowed) in enumerate(rows)
     ]
     return max(each, key=lambda output: output.excess, default=Agreement())

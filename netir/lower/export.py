@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import warnings
@@ -91,8 +92,8 @@ def to_onnx(
     return OnnxReport(
         path=Path(path), opset=model.opset_imports[""], nodes=model.graph.num_nodes(), bytes=size,
         way=way, provider=proof.provider, error=proof.error, allowed=proof.allowed,
-        cases=tuple(case.name for case in tried), seconds=time.perf_counter() - start,
-        note=proof.note, latency=taken,
+        cases=tuple(case.name for case in tried if math.inf not in case.allowed),
+        seconds=time.perf_counter() - start, note=proof.note, latency=taken,
     )  # fmt: skip
 
 

@@ -54,10 +54,11 @@ class _Walk:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.live = list(behind(graph, graph.outputs).values())
-        self.outputs = list(named_outputs(graph.output))
         self.names = _Names()
         self.inputs = [self.names.reserve(name, "input") for name in graph.inputs]
-        self.names.taken.update(name for name, _ in self.outputs)
+        self.outputs = [
+            (self.names.reserve(name, "output"), o) for name, o in named_outputs(graph.output)
+        ]
         self.values = {
             given: _placed(name, kind)
             for name, (given, kind) in zip(self.inputs, graph.inputs.items(), strict=True)

@@ -28,7 +28,7 @@ def drafted(model: onnx_ir.Model, target: Path, external: bool | None) -> Iterat
     Tensors go to a file of their own if `external` says so, or if they are too many: it is called
     as the model with a mark of its content, so that an old model never reads new tensors.
     """
-    target = target.resolve()
+    target = _resolved(target)
     data = data_name(model, target) if _apart(model, external) else None
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name[:100]}.", dir=target.parent) as at:
@@ -37,13 +37,26 @@ def drafted(model: onnx_ir.Model, target: Path, external: bool | None) -> Iterat
             yield draft
             for name in filter(None, (data, target.name)):
                 _move(draft.with_name(name), target.with_name(name))
-            to_disk(target.parent)
-        _remove_old(target, data)
+            with suppress(OSError):  # the file is in place: what follows cannot undo it
+                to_disk(target.parent)
+        with suppress(OSError):
+            _remove_old(target, data)
     except OSError as error:
         raise NetirError(
             f"cannot write the file: {reason(error)}", str(target),
             "the file that was there before, if any, is unchanged",
         ) from error  # fmt: skip
+
+
+def _resolved(target: Path) -> Path:
+    try:
+        target = target.resolve()
+        folder = target.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise NetirError(f"cannot write the file: {reason(error)}", str(target)) from error
+    if folder:
+        raise NetirError("this is a folder, not a file", str(target), "name the file in it")
+    return target
 
 
 def save(model: onnx_ir.Model, path: Path, data: str | None = None) -> None:

@@ -54,7 +54,7 @@ def proved(
     except (NoLowering, NetirError):
         raise _rejected(f"ONNX Runtime cannot run it: {missing}") from None
     again = [measured(wide, c.name, {n: _wide(t) for n, t in c.inputs.items()}) for c in cases]
-    with drafted(model, draft.with_name("in_float32.onnx"), None) as second:
+    with drafted(model, draft.with_name(f"{draft.stem[:100]}.in_float32.onnx"), None) as second:
         found = _compared(wide, second, again, provider)
     return replace(found, note=f"proved on the same network in float32: {missing}")
 

@@ -28,7 +28,7 @@ LOCK = ".lock"
 JOURNAL = "journal.jsonl"
 _PARTS = ("steps", "exports", "log.txt", "report.html", "spec.yaml")
 _DRAFTS = {
-    "": re.compile(r"\.(exports|(spec\.yaml|report\.html)\.[0-9a-f]{12})\.tmp"),
+    "": re.compile(r"\.(exports(\.old)?|(spec\.yaml|report\.html)\.[0-9a-f]{12})\.tmp"),
     "steps": re.compile(r"\..+\.tmp"),
 }
 """What files and folders are called while they are written, by where they lie."""
@@ -44,11 +44,13 @@ class RunFolder:
     @contextmanager
     def held(cls, path: Path) -> Iterator[RunFolder]:
         """A folder that nobody else can run in meanwhile; made if it is missing."""
+        found = cls(path)
         with _told(path):
             path.mkdir(parents=True, exist_ok=True)
+        found.check()  # before anything is written into it
+        with _told(path):
             lock = _locked(path / LOCK)
         try:
-            found = cls(path)
             found.check()
             found.sweep()
             yield found
@@ -119,6 +121,7 @@ class RunFolder:
     def making(self, target: Path) -> Iterator[Path]:
         """A draft of a folder that takes its place in one go when the block succeeds."""
         draft = target.with_name(f".{target.name}.tmp")
+        old = target.with_name(f".{target.name}.old.tmp")
         with _told(target):
             _removed(draft)
             draft.mkdir(parents=True)
@@ -127,10 +130,13 @@ class RunFolder:
                 for file in draft.iterdir():
                     to_disk(file)
                 to_disk(draft)
-                _removed(target)
+                _removed(old)
+                if target.exists():
+                    target.rename(old)  # in one go: a kill never leaves half of it in its place
                 draft.rename(target)
                 to_disk(target.parent)
                 to_disk(target.parent.parent)
+                _removed(old)
             finally:
                 _removed(draft)
 

@@ -136,7 +136,7 @@ def damaged(path: Path) -> Iterator[None]:
     """What is missing or of a wrong kind in a file of a run, told as damage."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OSError, SafetensorError) as error:
         raise NetirError(
             f"a file of the run is damaged: {str(error)[:80]}", str(path), _ANEW
         ) from error

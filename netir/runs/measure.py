@@ -72,9 +72,12 @@ def session_of(graph: Graph, threads: int | None = None) -> Any:
     """The network in ONNX Runtime on the CPU; None where that cannot be."""
     try:
         model = onnx_model(graph)
-        if size_of_tensors(model) > LIMIT:
-            return None
-        content = onnx_ir.serde.serialize_model(model).SerializeToString()
+    except NetirError:
+        return None  # an operator that cannot be written; an export says which
+    if size_of_tensors(model) > LIMIT:
+        return None
+    content = onnx_ir.serde.serialize_model(model).SerializeToString()
+    try:
         return open_session(content, provider="CPU", threads=threads)
     except Exception:  # noqa: BLE001 - ONNX Runtime's own exceptions have no common type
         return None  # the latency stays unknown; an export says what is wrong

@@ -96,8 +96,9 @@ def _npz(path: Path, wanted: Collection[str]) -> dict[str, Tensor]:
 
 
 def _npy_file(path: Path) -> Tensor:
+    size = path.stat().st_size
     with path.open("rb") as stream:
-        return _npy(stream, path.stat().st_size, LIMIT, str(path))
+        return _npy(stream, size, LIMIT - size, str(path))
 
 
 def _npy(stream: IO[bytes], size: int, left: int, where: str) -> Tensor:
