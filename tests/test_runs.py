@@ -226,3 +226,33 @@ def test_links_in_the_exports_are_replaced_and_not_followed(tmp_path: Path) -> N
         (draft / "net.safetensors").write_text("weights")
     assert outside.read_text() == "precious"
     assert not (folder.path / "exports/net.safetensors").is_symlink()
+
+
+def test_a_foreign_folder_is_refused_untouched(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("mine")
+    with pytest.raises(NetirError, match="is not the folder of a run"), RunFolder.held(tmp_path):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_an_older_folder_stays_whole_until_the_new_one_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill while one takes the other's place leaves one of the two, never half of one."""
+    with RunFolder.held(tmp_path / "run") as folder:
+        target = folder.step(0, "train")
+        with folder.making(target) as draft:
+            (draft / "one").write_text("1")
+
+        def killed(self: Path, to: Path) -> Path:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Path, "rename", killed)
+            with folder.making(target) as draft:
+                (draft / "two").write_text("2")
+        assert [p.name for p in target.iterdir()] == ["one"]
+        with folder.making(target) as draft:
+            (draft / "two").write_text("2")
+        assert [p.name for p in target.iterdir()] == ["two"]
+        assert [p.name for p in target.parent.iterdir()] == [target.name]
