@@ -241,18 +241,20 @@ def test_an_older_folder_stays_whole_until_the_new_one_is_there(
     """A kill while one takes the other's place leaves one of the two, never half of one."""
     with RunFolder.held(tmp_path / "run") as folder:
         target = folder.step(0, "train")
-        with folder.making(target) as draft:
-            (draft / "one").write_text("1")
 
         def killed(self: Path, to: Path) -> Path:
             raise KeyboardInterrupt
 
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Path, "rename", killed)
+        def written(text: str) -> None:
             with folder.making(target) as draft:
-                (draft / "two").write_text("2")
+                (draft / text).write_text(text)
+
+        written("one")
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", killed)
+            with pytest.raises(KeyboardInterrupt):
+                written("two")
         assert [p.name for p in target.iterdir()] == ["one"]
-        with folder.making(target) as draft:
-            (draft / "two").write_text("2")
+        written("two")
         assert [p.name for p in target.iterdir()] == ["two"]
         assert [p.name for p in target.parent.iterdir()] == [target.name]
