@@ -67,6 +67,12 @@ aot:
 	build/triton-$(TRITON)/bin/python -m pip install --quiet triton==$(TRITON)
 	build/triton-$(TRITON)/bin/python -m bench.aot
 
+# escnn wants older libraries than netir: an environment of its own, for bench.against_escnn.
+build/escnn:
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --requirement bench/escnn.txt
+	$@/bin/python -m pip install --quiet --no-deps escnn==1.0.11
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

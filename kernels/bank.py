@@ -2,7 +2,8 @@
 
 Filters depend on parameters alone, so all can be made before the first layer runs; deep layers on
 small maps, whose convolutions take no longer than making a filter, gain most. `FilterBank` makes
-them, `Remembered` keeps whatever was made from parameters that have not changed since.
+them, `Remembered` keeps whatever was made from parameters that have not changed since; together.py
+uses both for networks of layers.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class FilterBank:
         if tables is None:
             tables = [plan.tables(flat[0].device) for plan in self.plans]
         dtype = dtype or filter_dtype(flat[0])
-        if flat[0].device.type == "cpu" and torch.compiler.is_compiling():
+        if flat[0].device.type == "cpu":  # a launch costs nothing there, and the copy would
             each = zip(parameters, self.plans, coefficients, tables, strict=True)
             return [expand(p, plan, c, t, dtype) for p, plan, c, t in each]
         none = flat[0].new_empty(0)
@@ -241,6 +242,7 @@ class Remembered(Generic[T]):
         if wanted or torch.compiler.is_compiling() or any(s.is_inference() for s in sources):
             self.forget()
             return make()
+        key = key, torch.is_inference_mode_enabled()  # what is made there is of no use outside
         if self._made is None or self._key != key or not self._same(sources):
             self._made, self._key = make(), key
             self._seen = [(weakref.ref(s), s._version, s.data_ptr(), s.dtype) for s in sources]

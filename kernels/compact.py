@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from netir.kernels.groups import cosets, group
-from netir.kernels.lattice import Step, rows_of
+from netir.kernels.lattice import Step
 from netir.kernels.plan import Plan
 
 
 def relaxed(parameter: Tensor, of: str, to: str, ambient: str, lifting: bool = False) -> Tensor:
     """The parameters of a layer equivariant to `of`, as those of one equivariant to `to`."""
     step = _step(parameter, of, to, ambient, lifting)
-    made = step.forward(rows_of(parameter))
+    made = step.forward(parameter.reshape(-1, parameter.shape[-1]))
     return made.reshape(-1, *parameter.shape[1:])
 
 
@@ -28,7 +28,7 @@ def constrained(parameter: Tensor, of: str, to: str, ambient: str, lifting: bool
         raise ValueError(f"{to} moves pixels between pixels: no filter has its symmetry exactly")
     step = _step(parameter, to, of, ambient, lifting)
     readers = group(to).order // group(of).order
-    made = step.backward(rows_of(parameter)) / readers
+    made = step.backward(parameter.reshape(-1, parameter.shape[-1])) / readers
     return made.reshape(-1, *parameter.shape[1:])
 
 

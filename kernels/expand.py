@@ -33,7 +33,8 @@ def expand(
     group; none means 1. What is compiled or exported gives `tables`, its buffers. The filter has
     `dtype`, or autocast's, or that of the parameters.
     """
-    plan.check(parameters, coefficients, tables)
+    if not torch.compiler.is_compiling():
+        plan.check(parameters, coefficients, tables)
     first = parameters[0]
     if tables is None:
         tables = plan.tables(first.device)
@@ -75,11 +76,11 @@ def expand_bias(
         raise ValueError(f"biases of {[len(b) for b in biases]} cosets, not of {cosets}")
     if tables is None:
         tables = plan.tables(biases[0].device)
-    mix = [1.0] * len(biases) if coefficients is None else coefficients.unbind()
-    parts = [
-        bias.index_select(0, tables.table[g, :, -2]) * mix[g] for g, bias in enumerate(biases)
-    ]
-    return torch.stack(parts).sum(0).reshape(-1)
+    owners = [tables.table[g, :, -2] for g in range(len(biases))]
+    parts = [bias.index_select(0, owner) for bias, owner in zip(biases, owners, strict=True)]
+    if coefficients is not None:
+        parts = [part * c for part, c in zip(parts, coefficients.unbind(), strict=True)]
+    return (parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)).reshape(-1)
 
 
 def normalised(parameters: Sequence[Tensor], norms: Tensor, mix: Tensor | None = None) -> Tensor:
@@ -134,6 +135,13 @@ def expand_mix_backward(
     wanted: bool,
 ) -> list[Tensor]:
     """The gradient of every parameter, empty unless `wanted`, and at last the coefficients'."""
+    return _backward(parameters, coefficients, gradient, table, weights, into, wanted)
+
+
+def _backward(
+    parameters: Sequence[Tensor], coefficients: Tensor, gradient: Tensor, table: Tensor,
+    weights: Tensor | None, into: Sequence[int], wanted: bool,
+) -> list[Tensor]:  # fmt: skip
     dense = gradient.reshape(_dense(parameters, table))
     found, products = lattice.backward(
         parameters, coefficients, dense, table, weights, into, wanted
@@ -217,9 +225,9 @@ class _Direct(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         table, weights, coefficients, *parameters = ctx.saved_tensors
         wanted = any(ctx.needs_input_grad[5:])
-        *found, products = expand_mix_backward(
-            parameters, coefficients, gradient, table, weights, ctx.into, wanted
-        )
+        args = (parameters, coefficients, gradient, table, weights, ctx.into, wanted)
+        # as an op where a gradient of this is wanted too
+        *found, products = (expand_mix_backward if torch.is_grad_enabled() else _backward)(*args)
         none = [None] * len(parameters)
         return None, None, None, None, products, *(found if wanted else none)
 

@@ -94,7 +94,8 @@ def products(x: Tensor, single: bool = False) -> tuple[Tensor, float]:
     A sum of k products is off by k roundings of the sum of their sizes at most, in any order, and
     no eigenvalue of the matrix of these sums is above its trace.
     """
-    part = gram_sum(x, single)
+    plainly = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    part = (_on_processor if plainly else gram_sum)(x, single)
     if single and not bool(part.trace().isfinite()):
         part = gram_sum(x, False)  # too large for float32 only, perhaps
     return part, UNIT * terms(x) * _trace(part)
@@ -142,6 +143,10 @@ def terms(x: Tensor) -> int:
 @torch.library.custom_op("netir::gram_sum", mutates_args=(), device_types="cpu")
 def gram_sum(x: Tensor, single: bool) -> Tensor:
     """XᵀX in float64 of samples x rows x columns; products of a block in float32 if `single`."""
+    return _on_processor(x, single)
+
+
+def _on_processor(x: Tensor, single: bool) -> Tensor:
     kind = torch.float32 if single else torch.float64
     columns = x.shape[2]
     tile = 64 if columns <= 512 else 128

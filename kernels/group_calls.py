@@ -20,6 +20,8 @@ from netir.kernels.expand import expand, expand_bias, filter_dtype, normalised
 from netir.kernels.groups import cosets, group
 from netir.kernels.plan import Plan, Tables
 
+Dense = tuple[Tensor, Tensor | None]
+"""The filter and the bias of a plain convolution."""
 _RECORDED: ContextVar[bool] = ContextVar("recorded", default=False)
 _FEW = 8
 """A map with so many times fewer pixels than channels convolves faster in contiguous format."""
@@ -35,7 +37,8 @@ def recorded() -> Iterator[None]:
         _RECORDED.reset(token)
 
 
-def _recording() -> bool:
+def recording() -> bool:
+    """Whether every call is one operator."""
     return not torch.compiler.is_dynamo_compiling() and _RECORDED.get()
 
 
@@ -62,8 +65,16 @@ def group_conv(
             group_conv, given, x, tuple(weights), tuple(biases), logits, norms, tuple(groups),
             ambient, lifting, stride, padding,
         )  # fmt: skip
-    plan = Plan(tuple(groups), weights[0].shape[2], lifting, ambient)
-    return planned_conv(x, weights, biases, logits, norms, plan, stride, padding)
+    plan, tables = _planned(tuple(groups), weights[0].shape[2], lifting, ambient, x.device)
+    return planned_conv(x, weights, biases, logits, norms, plan, stride, padding, tables)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _planned(
+    groups: tuple[str, ...], kernel: int, lifting: bool, ambient: str, device: torch.device
+) -> tuple[Plan, Tables]:
+    plan = Plan(groups, kernel, lifting, ambient)
+    return plan, plan.tables(device)
 
 
 def planned_conv(
@@ -76,27 +87,31 @@ def planned_conv(
     stride: int,
     padding: int,
     tables: Tables | None = None,
-    kept: Remembered[Tensor] | None = None,
+    kept: Remembered[Dense] | None = None,
+    made: Dense | None = None,
 ) -> Tensor:
-    """`group_conv` of a layer whose plan is made; `kept` remembers its filter."""
+    """`group_conv` of a layer whose plan is made.
+
+    `kept` remembers its filter and bias; or they were `made` before.
+    """
     if max(plan.orders) > 1:
         check_grid(x.shape[-2:], plan.kernel, stride, padding)
-    if _recording():
+    if recording():
         seen: Tensor = group_conv_op(
             x, list(weights), list(biases), logits, norms, " ".join(plan.groups), plan.ambient,
             plan.lifting, stride, padding,
         )  # fmt: skip
         return seen
     tables = tables or plan.tables(x.device)
-    if kept is None or torch.compiler.is_compiling():
+
+    def make() -> Dense:
         weight = group_filter(weights, logits, norms, plan, tables)
-    else:
-        sources = [t for t in (*weights, logits, norms) if t is not None]
-        weight = kept(
-            sources, lambda: group_filter(weights, logits, norms, plan, tables),
-            filter_dtype(weights[0]),
-        )  # fmt: skip
-    bias = group_bias(biases, logits, plan, tables)
+        return weight, group_bias(biases, logits, plan, tables)
+
+    if made is None and kept is not None and not torch.compiler.is_compiling():
+        sources = [t for t in (*weights, *biases, logits, norms) if t is not None]
+        made = kept(sources, make, filter_dtype(weights[0]))
+    weight, bias = made or make()
     x, weight = _laid_out(x, weight)
     return F.conv2d(x, weight, bias, stride, padding)
 
@@ -106,10 +121,15 @@ def group_filter(
     tables: Tables | None = None,
 ) -> Tensor:  # fmt: skip
     """The dense filter of a layer."""
+    return expand(weights, plan, coefficients_of(weights, logits, norms), tables)
+
+
+def coefficients_of(
+    weights: Sequence[Tensor], logits: Tensor | None, norms: Tensor | None
+) -> Tensor | None:
+    """By how much the filter of every group counts; None if each counts once."""
     mix = None if logits is None else logits.softmax(0)
-    if norms is not None:
-        mix = normalised(weights, norms, mix)
-    return expand(weights, plan, mix, tables)
+    return mix if norms is None else normalised(weights, norms, mix)
 
 
 def group_bias(
@@ -181,7 +201,7 @@ def field_norm(
         return handle_torch_function(
             field_norm, given, *given, ambient, training, momentum, eps
         )
-    if _recording():
+    if recording():
         seen: Tensor = field_norm_op(*given, ambient, momentum, eps)
         return seen
     elements = elements or group(ambient).order
@@ -233,7 +253,7 @@ def ordered_pool(
     x: Tensor, over: str, ambient: str, kind: str, order: Sequence[int], rows: int
 ) -> Tensor:
     """`group_pool` with the order of the elements by coset, and the number of cosets."""
-    if _recording():
+    if recording():
         made: Tensor = group_pool_op(x, over, ambient, kind)
         return made
     fields = x.unflatten(1, (len(order), -1))
@@ -245,6 +265,7 @@ def ordered_pool(
     return flat
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def coset_order(over: str, ambient: str) -> tuple[list[int], int]:
     """The elements of a group in the order of a subgroup's cosets, and how many cosets it has."""
     found = cosets(group(over), group(ambient))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,21 +25,11 @@ def lines(rows: Tensor, taps: Tensor, fields: int, size: int) -> Tensor:
 
 def gathered(source: Tensor, rows: Tensor, taps: Tensor, factors: Tensor | None) -> Tensor:
     """The rows of a filter with their places exchanged, or summed over several taps."""
-    _, fields, size, _ = source.shape
-    return _read(source, _lines(rows, taps, fields, size), factors)
-
-
-def _lines(rows: Tensor, taps: Tensor, fields: int, size: int) -> list[Tensor]:
-    """The lines of every tap."""
-    return [lines(rows, part, fields, size) for part in taps.split(size, 1)]
-
-
-def _read(source: Tensor, chosen: Sequence[Tensor], factors: Tensor | None) -> Tensor:
     _, fields, size, inner = source.shape
     flat = source.reshape(-1, inner)
     total: Tensor | None = None
-    for tap, each in enumerate(chosen):
-        part = flat.index_select(0, each).view(-1, fields, size, inner)
+    for tap, each in enumerate(taps.split(size, 1)):
+        part = flat.index_select(0, lines(rows, each, fields, size)).view(-1, fields, size, inner)
         if factors is not None:
             share = factors[:, None, tap * size : (tap + 1) * size, None]
             part = part * share.to(source.dtype)
@@ -49,15 +38,30 @@ def _read(source: Tensor, chosen: Sequence[Tensor], factors: Tensor | None) -> T
     return total
 
 
-@dataclass(frozen=True)
 class Gather:
-    """The lines to read for some rows, and their factors if they interpolate."""
+    """Reading one line for every line of the result, or a sum of several.
 
-    lines: list[Tensor]
-    factors: Tensor | None
+    `chosen` tells which, [lines, summands], and `factors` weighs them where they are given.
+    """
 
-    def __call__(self, source: Tensor) -> Tensor:
-        return _read(source, self.lines, self.factors)
+    def __init__(self, chosen: Tensor, factors: Tensor | None) -> None:
+        count, summands = chosen.shape
+        self.factors = factors
+        self.each = [each.contiguous() for each in chosen.unbind(1)]
+        self.bags = chosen.reshape(-1)
+        self.starts = torch.arange(count, dtype=chosen.dtype, device=chosen.device) * summands
+
+    def __call__(self, flat: Tensor) -> Tensor:
+        if flat.dtype == torch.float32:  # the type for which torch is fast at this
+            given = None if self.factors is None else self.factors.reshape(-1)
+            return torch.embedding_bag(flat, self.bags, self.starts, per_sample_weights=given)[0]
+        total = flat.new_zeros(())
+        for number, each in enumerate(self.each):
+            part = flat.index_select(0, each)
+            if self.factors is not None:
+                part = part * self.factors[:, number, None].to(flat.dtype)
+            total = total + part if number else part
+        return total
 
 
 class Step:
@@ -76,30 +80,31 @@ class Step:
             weights = None if weights is None else weights.index_select(0, chosen)
         half = (width - 2) // 2
 
-        def gather(rows: Tensor, whole: Tensor, factors: Tensor | None, part: slice) -> Gather:
-            own = None if factors is None else factors[:, part]
-            return Gather(_lines(rows, whole[:, part], fields, size), own)
+        def gather(rows: Sequence[Tensor], read: Sequence[Tensor], part: slice) -> Gather:
+            """For every row of the result the sum of some: `read` are their rows in the table."""
+            found = [lines(row, taps, fields, size)
+                     for row, own in zip(rows, read, strict=True)
+                     for taps in table.index_select(0, own)[:, part].split(size, 1)]  # fmt: skip
+            if weights is None:
+                return Gather(torch.stack(found, 1), None)
+            given = [taps[:, None].expand(-1, fields, -1).reshape(-1)
+                     for own in read
+                     for taps in weights.index_select(0, own)[:, part].split(size, 1)]  # fmt: skip
+            return Gather(torch.stack(found, 1), torch.stack(given, 1))
 
-        self.forwards = gather(table[:, -2], table, weights, slice(half))
-        self.backwards = []
+        every = torch.arange(len(table), dtype=torch.int32, device=table.device)
+        self.forwards = gather([table[:, -2]], [every], slice(half))
         readers = torch.argsort(table[:, -2], stable=True).to(torch.int32)
-        for reader in readers.view(cosets[group], -1).unbind(1):
-            factors = None if weights is None else weights.index_select(0, reader)
-            whole = table.index_select(0, reader)
-            self.backwards.append(gather(reader, whole, factors, slice(half, 2 * half)))
+        each = readers.view(cosets[group], -1).unbind(1)
+        self.backwards = gather(each, each, slice(half, 2 * half))
 
     def forward(self, source: Tensor) -> Tensor:
+        """Every entry's parameter; parameters, as all that is read and made here, are lines."""
         return source if self.trivial else self.forwards(source)
 
     def backward(self, source: Tensor) -> Tensor:
         """The transpose: every parameter's sum over the entries that read it."""
-        if self.trivial:
-            return source
-        first, *others = self.backwards
-        total = first(source)
-        for other in others:
-            total.add_(other(source))
-        return total
+        return source if self.trivial else self.backwards(source)
 
 
 _KEPT: OrderedDict[tuple[Hashable, ...], tuple[Tensor, Tensor | None, list[Step]]] = OrderedDict()
@@ -110,7 +115,8 @@ def steps(
     parameters: Sequence[Tensor], table: Tensor, weights: Tensor | None, into: Sequence[int]
 ) -> list[Step]:
     """The steps of a layer, kept for the next time, with the tables whose addresses name them."""
-    _, fields, size, _ = rows_of(parameters[0]).shape
+    _, fields, width, _, inner, _ = parameters[0].shape
+    size = width * width * inner
     cosets = [parameter.shape[0] for parameter in parameters]
     version = -1 if table.is_inference() else table._version
     places = table.data_ptr(), 0 if weights is None else weights.data_ptr()
@@ -141,22 +147,32 @@ def rows_of(parameter: Tensor) -> Tensor:
     return parameter.reshape(cosets, fields, -1, inner)
 
 
+def _lines_in(kind: torch.dtype, numbers: Tensor) -> Tensor:
+    """Parameters, or a filter, as lines of fields in, of a type."""
+    flat = numbers.reshape(-1, numbers.shape[-1]).contiguous()
+    return flat if flat.dtype == kind else flat.to(kind)
+
+
 def expand(
     parameters: Sequence[Tensor], coefficients: Tensor, table: Tensor, weights: Tensor | None,
     into: Sequence[int],
 ) -> Tensor:  # fmt: skip
-    """The dense filter [elements, fields out, size, fields in], in the type of sums."""
+    """The dense filter as lines of fields in, in the type of sums."""
     kind = sum_type(parameters[0].dtype)
     walk = steps(parameters, table, weights, into)
     factors = coefficients.tolist()
     arrived: dict[int, Tensor] = {}
     for g in _order(parameters):
-        own = rows_of(parameters[g]).to(kind)
+        own, share = _lines_in(kind, parameters[g]), factors[g]
         total = arrived.pop(g, None)
-        total = own * factors[g] if total is None else total.add_(own, alpha=factors[g])
-        moved = walk[g].forward(total)
+        if total is not None:
+            own, share = total.add_(own, alpha=share), 1.0
+        moved = walk[g].forward(own)
         known = arrived.get(into[g])
-        arrived[into[g]] = moved if known is None else known.add_(moved)
+        if known is not None:
+            known.add_(moved, alpha=share)
+        else:
+            arrived[into[g]] = moved * share if total is None else moved
     return arrived[-1]
 
 
@@ -168,13 +184,15 @@ def backward(
     kind = sum_type(parameters[0].dtype)
     walk = steps(parameters, table, weights, into)
     factors = coefficients.tolist()
-    summed: dict[int, Tensor] = {-1: gradient.to(kind)}
-    found = [parameter.new_empty(0) for parameter in parameters]
+    summed: dict[int, Tensor] = {-1: _lines_in(kind, gradient)}
     products = [0.0] * len(into)
     for g in reversed(_order(parameters)):
-        own, total = parameters[g], walk[g].backward(summed[into[g]])
+        own, total = _lines_in(kind, parameters[g]), walk[g].backward(summed[into[g]])
         summed[g] = total
-        products[g] = float(torch.dot(own.reshape(-1).to(kind), total.reshape(-1)))
-        if wanted:
-            found[g] = (total * factors[g]).view(own.shape).to(own.dtype)
+        products[g] = float(torch.dot(own.view(-1), total.view(-1)))
+    found = [parameter.new_empty(0) for parameter in parameters]
+    for g, own in enumerate(parameters) if wanted else ():
+        total = summed[g]
+        scaled = total * factors[g] if walk[g].trivial else total.mul_(factors[g])
+        found[g] = _lines_in(own.dtype, scaled).view(own.shape)
     return found, coefficients.new_tensor(products)

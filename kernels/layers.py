@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from netir.kernels.bank import Remembered
 from netir.kernels.group_calls import (
+    Dense,
     check_grid,
     coset_order,
     field_norm,
@@ -22,7 +23,7 @@ from netir.kernels.group_calls import (
     planned_conv,
 )
 from netir.kernels.groups import group as named
-from netir.kernels.plan import Plan, Tables
+from netir.kernels.plan import Plan, Tables, leaves
 
 
 class MixedGroupConv2d(nn.Module):
@@ -34,6 +35,7 @@ class MixedGroupConv2d(nn.Module):
     is for the first layer, which reads an image.
     """
 
+    weight: Tensor
     logits: nn.Parameter | None
     norms: Tensor | None
 
@@ -76,7 +78,9 @@ class MixedGroupConv2d(nn.Module):
             made = torch.empty(plan.elements // order, fields_out, device=device, dtype=dtype)
             self.register_parameter(leaf, nn.Parameter(made) if bias else None)
         self._tables = plan.tables()
-        self._kept: Remembered[Tensor] = Remembered()
+        self._kept: Remembered[Dense] = Remembered()
+        self.made: Dense | None = None
+        """Its filter and bias where together.py makes them; None where it makes its own."""
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -86,25 +90,29 @@ class MixedGroupConv2d(nn.Module):
             nn.init.uniform_(parameter, -bound, bound)
 
     def _all(self, leaf: str) -> list[Tensor]:
-        found = [getattr(self, name) for name in leaves(leaf, self.plan.groups)]
+        found = [getattr(self, name, None) for name in leaves(leaf, self.plan.groups)]
         return [parameter for parameter in found if parameter is not None]
 
-    def _placed(self, device: torch.device) -> Tables:
+    def parts(self) -> tuple[list[Tensor], list[Tensor], Tensor | None, Tensor | None]:
+        """Its weights, biases, logits and norms."""
+        logits, norms = getattr(self, "logits", None), getattr(self, "norms", None)
+        return self._all("weight"), self._all("bias"), logits, norms
+
+    def placed(self, device: torch.device) -> Tables:
+        """The gather tables of its plan, on that device."""
         if self._tables.table.device != device:
             self._tables = self.plan.tables(device)
         return self._tables
 
     def forward(self, x: Tensor) -> Tensor:
-        plan = self.plan
         return planned_conv(
-            x, self._all("weight"), self._all("bias"), getattr(self, "logits", None),
-            getattr(self, "norms", None), plan, self.stride, self.padding,
-            self._placed(x.device), self._kept,
+            x, *self.parts(), self.plan, self.stride, self.padding, self.placed(x.device),
+            self._kept, self.made,
         )  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        state["_kept"] = None  # what it remembers cannot be pickled
+        state["_kept"] = state["made"] = None  # what it remembers cannot be pickled
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -148,11 +156,6 @@ class GroupConv2d(MixedGroupConv2d):
         nn.Module.__init__(self)
         self._build(Plan((group,), kernel_size, lifting, ambient), fields_in, fields_out,
                     stride, padding, bias, device, dtype)  # fmt: skip
-
-
-def leaves(leaf: str, groups: Sequence[str]) -> list[str]:
-    """What a layer calls the weights, or biases, of its groups."""
-    return [leaf if i == 0 else f"{leaf}_{name}" for i, name in enumerate(groups)]
 
 
 class FieldBatchNorm2d(nn.Module):

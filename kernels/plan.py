@@ -113,6 +113,11 @@ class Plan:
                 raise ValueError(f"a table of shape {list(tables.table.shape)} of another plan")
 
 
+def leaves(leaf: str, groups: Sequence[str]) -> list[str]:
+    """What a layer calls the weights, or biases, of its groups."""
+    return [leaf if i == 0 else f"{leaf}_{name}" for i, name in enumerate(groups)]
+
+
 def _checked(names: Sequence[str]) -> list[Group]:
     if not names or isinstance(names, str):
         raise ValueError("a plan names its groups in a tuple, one at least")

@@ -65,6 +65,40 @@ def _range(matrix: Tensor, count: int, sweeps: int, seed: int) -> Tensor:
     return basis
 
 
+def leading(matrix: Tensor, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """The first left singular vectors, in columns, and singular values, in float64.
+
+    Of a much larger matrix they are sought among its products with some random vectors (a block
+    Krylov space), of which there are more and more until the sum of the squares of the values
+    stands still.
+    """
+    wide = matrix.detach().double()
+    size = count + 4
+    if max(8 * size, _SMALL) >= min(wide.shape):
+        left, values, _ = singular(wide)
+        return left[:, :count], values[:count]
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(wide.shape[1], size, generator=generator, dtype=wide.dtype)
+    basis = torch.linalg.qr(wide @ start.to(wide.device)).Q
+    back, last = wide.mT @ basis, 0.0
+    while True:
+        values, turned = torch.linalg.eigh(back.mT @ back)
+        total = float(values[-count:].sum())
+        if total - last <= _STILL * total or basis.shape[1] + size > min(wide.shape):
+            found = values[-count:].flip(0).clamp(min=0).sqrt()
+            return basis @ turned[:, -count:].flip(1), found
+        last = total
+        block = wide @ back[:, -size:]
+        for _ in range(2):
+            block -= basis @ (basis.mT @ block)
+        block = torch.linalg.qr(block).Q
+        basis = torch.cat([basis, block], 1)
+        back = torch.cat([back, wide.mT @ block], 1)
+
+
+_STILL, _SMALL = 1e-6, 256
+
+
 def singular(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """U, S and V' of a matrix or of a batch; of a wide one by its transpose, which is faster."""
     if matrix.shape[-2] >= matrix.shape[-1]:
@@ -74,4 +108,4 @@ def singular(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return u.mT, s, v.mT
 
 
-__all__ = ["METHODS", "Truncated", "singular", "truncated"]
+__all__ = ["METHODS", "Truncated", "leading", "singular", "truncated"]

@@ -32,6 +32,7 @@ class Edit:
         self._output = graph.output
         self._moved: dict[str, Move] = {}
         self._bounds: dict[str, float] = {}
+        self._shifts: dict[str, float] = {}
         self._ahead: dict[str, list[str]] = {}  # what was inserted before a node, in order
         self._unsettled: set[str] = set()
         self._users: dict[str, set[str]] = {}
@@ -67,7 +68,7 @@ class Edit:
         moved = {n: m for n, m in self._moved.items() if n in self._params and n in before}
         added = tuple(n for n in self._params if n not in before)
         removed = tuple(n for n in before if n not in self._params)
-        return Moves(moved, {}, added, removed, {}, dict(self._bounds))
+        return Moves(moved, {}, added, removed, {}, dict(self._bounds), dict(self._shifts))
 
     def fresh(self, wanted: str) -> str:
         """A name like `wanted` that no value, parameter or alias has."""
@@ -133,7 +134,8 @@ class Edit:
         """Let all that reads `old` read `new`, except the nodes in `but`; refuses unequal types."""
         if self._type(old) != self._type(new):
             raise NetirError(
-                f"'{new}' cannot stand for '{old}': {self._type(new)} is not {self._type(old)}"
+                f"'{new}' cannot stand for '{old}': {self._type(new)} is not {self._type(old)}",
+                fix="insert an op between them that gives the type, such as reshape or cast",
             )
         left = set(but)
         for name in sorted(self._users.get(old, set()) - left):
@@ -206,10 +208,15 @@ class Edit:
         self._nodes[name] = replace(node, operands=given)
         self.log.append(f"reconnect {name}")
 
-    def bound(self, name: str, value: float) -> None:
-        """Tell that the result of a node may now be off by so many norms of what it reads."""
+    def bound(self, name: str, value: float, shift: float = 0.0) -> None:
+        """Tell that the result of a node may now be off by so many norms of what it reads.
+
+        And besides by `shift`, the root mean square over its entries, whatever it reads.
+        """
         self._node(name)
         self._bounds[name] = value
+        if shift:
+            self._shifts[name] = shift
 
     def set_param(self, name: str, data: Tensor, move: Move | None = None) -> None:
         """Give a parameter another tensor, which may have another shape.

@@ -160,7 +160,7 @@ class _Measurement:
     def _fields(self, layout: Any) -> bool:
         """Whether an axis runs over the elements of the ambient group first."""
         assert self.ambient is not None
-        extent = self.graph.analysis.extent(self.ambient.order)
+        extent = self.graph.analysis.extents[self.ambient.order]
         return bool(extent) and bool(layout) and layout[0] is extent[0]
 
 

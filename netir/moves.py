@@ -204,7 +204,8 @@ class Moves:
     Parameters that are not named stayed as they were; `added` and `removed` came and went.
     `folded` tells by node what was added along the channels of its result in place of what was
     removed from what it reads; `bounds` by node how far a result may be off, as a multiple of the
-    norm of what the node reads.
+    norm of what the node reads, and `shifts` how far besides, whatever it reads: as the root mean
+    square of its entries.
     """
 
     params: Mapping[str, Move] = field(default_factory=dict)
@@ -213,6 +214,7 @@ class Moves:
     removed: tuple[str, ...] = ()
     folded: Mapping[str, Tensor] = field(default_factory=dict)
     bounds: Mapping[str, float] = field(default_factory=dict)
+    shifts: Mapping[str, float] = field(default_factory=dict)
 
     def then(self, after: Moves) -> Moves:
         """These moves and then others, as one; bounds of several steps do not add up to one."""
@@ -229,6 +231,7 @@ class Moves:
             self.removed + tuple(n for n in after.removed if n not in self.added),
             {**self.folded, **after.folded},
             {**self.bounds, **after.bounds},
+            {**self.shifts, **after.shifts},
         )
 
 

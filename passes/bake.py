@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
+
+import torch
+from torch import Tensor
 
 from netir.basis import Contract
 from netir.calibration import Calibration
 from netir.edit import Edit
 from netir.ir import Graph, Node, Param
-from netir.moves import Move
+from netir.kernels.plan import leaves
+from netir.moves import Gather, Move
+from netir.ops.group import GroupConv
 from netir.passes.connections import slots
 from netir.passes.folding.constants import computed, fixed_values, needed, sources
 from netir.passes.folding.rules import written
+from netir.passes.layers.equivariant import shared_params
 from netir.rewrite import EditPass, Left, Site
 from netir.where import chosen_nodes
 
-_MODULES = frozenset({"linear", "conv", "conv_transpose", "bilinear"})
-"""Ops that are modules, whose parameter is called `weight`."""
+_MODULES = frozenset({"linear", "conv", "conv_transpose", "bilinear", "group_conv"})
+"""Ops that are modules, whose parameter is called `weight`, or after a group of a mixture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +42,10 @@ class _Weight:
 class Bake(EditPass):
     """Materialise weights: what a network computes from trained parameters alone and multiplies by.
 
-    A masked weight becomes `weight * mask`, with zeros for good; weight normalisation, low-rank
-    factors, symmetric or rotated kernels and every other reparameterisation become the plain
-    weight that they amount to, a parameter of the layer that reads it. The function stays the
-    same; what is trained from then on is the weight itself.
+    A masked weight becomes `weight * mask`, with zeros for good; weight normalisation, also that
+    of a mixture of group convolutions, low-rank factors, symmetric or rotated kernels and every
+    other reparameterisation become the plain weight that they amount to, a parameter of the layer
+    that reads it. The function stays the same; what is trained from then on is the weight itself.
     """
 
     name: ClassVar[str] = "bake"
@@ -60,8 +66,12 @@ class Bake(EditPass):
                 continue
             trainable = any(graph.params[n].trainable for n in weight.trained)
             yield Site(weight.value, (weight, Param(data, "param", trainable)))
+        yield from _normed(graph, chosen)
 
     def rewrite(self, edit: Edit, site: Site) -> None:
+        if isinstance(site.found, Tensor):
+            _scale(edit, edit.before.node(site.name), site.found)
+            return
         weight, param = site.found
         name, before = weight.name, edit.before.params
         if name in weight.trained and before[name].type == param.type:
@@ -87,20 +97,60 @@ def _weights(graph: Graph, fixed: dict[str, Node]) -> Iterator[_Weight]:
         made_of = sorted(sources(fixed, value))
         trained = tuple(name for name in made_of if graph.params[name].kind == "param")
         if trained:
-            alone = layers.get(users[0][0].scope) == {node.name for node, _ in users}
+            first, slot = users[0]
+            alone = layers.get(first.scope) == {node.name for node, _ in users}
+            own = f"{first.scope}.{_leaf(first, slot)}" if alone else ""
             yield _Weight(
                 value,
                 tuple(node for node, _ in users),
                 frozenset(needed(fixed, [value])),
                 trained,
-                _name(graph, value, users[0][0].scope if alone else "", trained),
+                _name(graph, value, own, trained),
             )
 
 
-def _name(graph: Graph, value: str, owner: str, trained: tuple[str, ...]) -> str:
-    """What a weight is called: after its layer if it is its own, else as a parameter alike was."""
+def _normed(graph: Graph, chosen: Mapping[str, Node]) -> Iterator[Site | Left]:
+    """The mixtures of group convolutions that give their weights a norm, and by what factors."""
+    for node in chosen.values():
+        if not isinstance(node.op, GroupConv) or node.op.parts(node.operands)[3] is None:
+            continue
+        why = shared_params(graph, node)
+        if why:
+            yield Left(node.name, why)
+            continue
+        given = [None if o is None else graph.params[o[1:]].data for o in node.operands[1:]]
+        weights, _, _, norms = node.op.parts([None, *given])
+        lengths = torch.stack([torch.linalg.vector_norm(w.double()) for w in weights])
+        if bool((lengths > 0).all()):
+            yield Site(node.name, norms.double() / lengths)
+        else:
+            yield Left(node.name, "a weight of it has norm 0")
+
+
+def _scale(edit: Edit, node: Node, factors: Tensor) -> None:
+    """Give every weight of a mixture its norm for good."""
+    assert isinstance(node.op, GroupConv)
+    weights, _, _, norms = node.op.parts(node.operands)
+    for weight, factor in zip(weights, factors.tolist(), strict=True):
+        data = edit.before.params[weight[1:]].data
+        share = torch.full((len(data),), factor, dtype=torch.float64)
+        move = Move((Gather(torch.arange(len(data)), share), *[None] * (data.dim() - 1)))
+        edit.set_param(weight[1:], move.apply(data), move)
+    edit.set_operands(node.name, node.operands[:-1])
+    edit.remove_param(norms[1:])
+
+
+def _leaf(node: Node, slot: int) -> str:
+    """What a layer calls the weight that is this operand."""
+    op = node.op
+    return leaves("weight", op.groups)[slot - 1] if isinstance(op, GroupConv) else "weight"
+
+
+def _name(graph: Graph, value: str, own: str, trained: tuple[str, ...]) -> str:
+    """What a weight is called: as its layer's if it is its own, else as a parameter alike was."""
+    owner = own.rpartition(".")[0]
     if owner and all(name.startswith(f"{owner}.") for name in trained):
-        return f"{owner}.weight"
+        return own
     alike = [name for name in trained if graph.params[name].type == graph.types[value]]
     return alike[0] if alike else f"{trained[0]}_baked"
 

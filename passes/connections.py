@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from netir.ir import Graph, Node
+from netir.ops.group import GroupConv
 from netir.rewrite import Left
 from netir.where import chosen_nodes
 
@@ -67,7 +68,10 @@ class Weight:
 
 def slots(node: Node) -> range:
     """The operands of a node that can be weights."""
-    return range(_FIRST.get(node.op.name, len(node.operands)), len(node.operands))
+    count = len(node.operands)
+    if isinstance(node.op, GroupConv):
+        return range(1, 1 + len(node.op.groups))
+    return range(_FIRST.get(node.op.name, count), count)
 
 
 def weights(graph: Graph, where: str) -> Iterator[Weight | Left]:

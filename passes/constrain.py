@@ -41,16 +41,17 @@ class Constrain(EditPass):
 
     Every entry becomes the mean of all entries that `to` makes equal, the orthogonal projection.
     The bound of each layer is its distance to equivariance: how far its result can be off, as a
-    multiple of the norm of what it reads. A bias that changes has no such bound, and a layer with
-    one is only `changed`. What comes before and after must have the symmetry too for the network
-    to have it. Undoes `relax` exactly where nothing was trained in between.
+    multiple of the norm of what it reads; where the bias changes, by its change besides. What
+    comes before and after must have the symmetry too for the network to have it. Undoes `relax`
+    exactly where nothing was trained in between.
     """
 
     name: ClassVar[str] = "constrain"
-    preserves: ClassVar[Contract] = Contract.CHANGED
+    preserves: ClassVar[Contract] = Contract.BOUNDED
     to: str = "D4"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         expect_group(self.to, self.name)
 
     def sites(self, graph: Graph, calibration: Calibration | None) -> Iterator[Site | Left]:
@@ -66,9 +67,7 @@ class Constrain(EditPass):
         new = [move(t, 1) for move, t in zip(self._moves(op), old, strict=False)]
         after = with_group(op, self.to)
         (weight, bias), (near, moved) = op.dense(*old), after.dense(*new)
-        same = bias is None or moved is None or torch.allclose(bias, moved, rtol=1e-6, atol=1e-7)
-        contract = Contract.BOUNDED if same else Contract.CHANGED
-        return Site(node.name, _distance(op, weight, near), contract)
+        return Site(node.name, (_distance(op, weight, near), _shift(bias, moved)))
 
     def _moves(self, op: GroupConv) -> tuple[Linear, Linear]:
         """How its weights and its biases move."""
@@ -93,8 +92,8 @@ class Constrain(EditPass):
             move = whole(function, data.dim())
             edit.set_param(name, move.apply(data), move)
         edit.set_op(node.name, with_group(op, self.to))
-        if site.contract is Contract.BOUNDED:
-            edit.bound(node.name, site.found)
+        distance, shift = site.found
+        edit.bound(node.name, distance, shift)
 
 
 def _not_larger(to: str, op: GroupConv) -> str:
@@ -115,6 +114,13 @@ def _distance(op: GroupConv, old: Tensor, new: Tensor) -> float:
     layer = Layer(Conv(stride=(op.stride,), padding=(op.padding,)), old)
     rounding = _ROUNDING * float(torch.linalg.vector_norm(old.double()))
     return sqrt(reach(layer)) * (spectral_norm(gap) + rounding)
+
+
+def _shift(old: Tensor | None, new: Tensor | None) -> float:
+    """The root mean square of how two biases differ, which is how their results do."""
+    if old is None or new is None:
+        return 0.0
+    return float((old.double() - new.double()).square().mean().sqrt())
 
 
 __all__ = ["Constrain"]

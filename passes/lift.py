@@ -46,6 +46,7 @@ class Lift(EditPass):
     to: str = "D4"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not expect_group(self.to, self.name).exact:
             raise NetirError(
                 f"lift cannot use {self.to}, which moves pixels between pixels",

@@ -42,6 +42,7 @@ class Mix(EditPass):
                 f"mix takes the names of groups in one text, not {self.groups!r}",
                 fix="write them with blanks between: 'C4 C1'",
             )
+        super().__post_init__()
         for name in self.groups.split() or [""]:
             if not expect_group(name, self.name).exact:
                 raise NetirError(

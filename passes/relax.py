@@ -52,6 +52,7 @@ class Relax(EditPass):
     to: str = "C1"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         expect_group(self.to, self.name)
 
     def sites(self, graph: Graph, calibration: Calibration | None) -> Iterator[Site | Left]:

@@ -14,6 +14,7 @@ import netir
 from netir.basis import Contract
 from netir.errors import NetirError, NetirWarning
 from netir.ir import Graph
+from netir.kernels.layers import GroupPool, MixedGroupConv2d
 from netir.passes import Bake, Mask, Prune, Widen
 from netir.verify import verify
 
@@ -160,6 +161,52 @@ def test_what_is_trained_together_stays_together(model: nn.Module, reason: str) 
     graph = netir.trace(model.double(), (ROW,))
     with pytest.warns(NetirWarning, match=f"{reason}.*is read elsewhere too"):
         assert Bake()(graph) is graph
+
+
+def test_a_mixture_keeps_the_norms_that_its_weights_have() -> None:
+    layers = [MixedGroupConv2d(4, 2, 3, ("C4", "C1"), lifting=True, weight_norm=True),
+              MixedGroupConv2d(2, 3, 3, ("C4", "C2"), weight_norm=True)]  # fmt: skip
+    model = nn.Sequential(*layers, GroupPool("C4")).double()
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight *= 3
+            layer.logits.normal_()  # type: ignore[union-attr]
+    graph = netir.trace(model, (IMAGE,))
+    result = Bake().apply(graph)
+    verify(graph, result.graph, IMAGE)
+    assert set(result.moves.removed) == {"0.norms", "1.norms"}
+    norm = float(result.graph.params["0.weight"].data.norm())
+    assert norm == pytest.approx(float(layers[0].norms[0]))  # type: ignore[index]
+    module = netir.to_torch(result.graph).get_submodule("1")
+    assert isinstance(module, MixedGroupConv2d)
+    assert module.norms is None
+    with pytest.raises(NetirError, match="one norm together"):
+        Widen("0")(graph)
+    wide = Widen("*", factor=2)(result.graph)
+    assert wide.params["1.weight_C2"].data.shape == (2, 3, 3, 3, 4, 4)
+    verify(result.graph, wide, IMAGE)
+
+
+def test_mixtures_that_cannot_be_baked() -> None:
+    first, second = (MixedGroupConv2d(4, 2, 3, ("C4", "C1"), lifting=True, weight_norm=True)
+                     for _ in range(2))  # fmt: skip
+    second.weight = first.weight
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = first, second
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.first(x) + self.second(x)
+
+    graph = netir.trace(Both().double(), (IMAGE,))
+    with pytest.warns(NetirWarning, match=r"first.weight is shared.*first.weight is shared"):
+        assert Bake()(graph) is graph
+    with torch.no_grad():
+        second.weight_C1.zero_()
+    with pytest.warns(NetirWarning, match="a weight of it has norm 0"):
+        Bake()(netir.trace(nn.Sequential(second).double(), (IMAGE,)))
 
 
 def test_a_place_that_computes_no_weight(graph: Graph) -> None:

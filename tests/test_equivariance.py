@@ -28,7 +28,7 @@ from netir.kernels.layers import (
 )
 from netir.lower.onnx import without_lowering
 from netir.ops import OPS
-from netir.passes import Collapse, Fold, Mix, Prune, Relax, Widen
+from netir.passes import Bake, Collapse, Fold, Mask, Mix, Prune, Relax, Widen
 from netir.rewrite import Pass
 from netir.verify import verify
 from tests.equivariant import MAP, gap, net, shaken, traced
@@ -160,7 +160,7 @@ def test_a_mixture_comes_back_as_itself() -> None:
     lowered = netir.to_torch(graph)
     assert isinstance(lowered.get_submodule("0"), MixedGroupConv2d)
     assert torch.equal(lowered(MAP), model(MAP))
-    assert "one norm together" in graph.spaces()[0].reason
+    assert "one norm together, until the pass bake" in graph.spaces()[0].reason
 
 
 def test_weights_that_are_not_a_layers_own_are_a_call() -> None:
@@ -189,12 +189,14 @@ class Half(nn.Module):
         return weight / 2
 
 
-def test_weights_that_are_computed_freeze_widths_and_have_no_filter_yet() -> None:
+def test_weights_that_are_computed_have_no_filter_yet() -> None:
     model = nn.Sequential(GroupConv2d(3, 2, lifting=True), GroupConv2d(2, 2)).double()
     parametrize.register_parametrization(model[1], "weight", Half())
     graph = traced(model)
-    assert gap(netir.to_torch(graph)(MAP), model(MAP)) <= 1e-12
-    assert any("weights are computed" in space.reason for space in graph.spaces())
+    lowered = netir.to_torch(graph)
+    assert gap(lowered(MAP), model(MAP)) <= 1e-12
+    assert gap(torch.compile(lowered, backend="eager", fullgraph=True)(MAP), model(MAP)) <= 1e-12
+    torch._dynamo.reset()
     (error,) = without_lowering(graph)
     assert "not known yet" in error.what
     assert "fold" in error.fix
@@ -203,6 +205,31 @@ def test_weights_that_are_computed_freeze_widths_and_have_no_filter_yet() -> Non
     folded = Fold(what="constants", freeze=True)(graph)
     verify(graph, folded, (MAP,))
     assert without_lowering(folded) == []
+
+
+@pytest.mark.parametrize("groups", ["", "C4 C1"])
+def test_computed_weights_change_their_width_and_are_baked(groups: str) -> None:
+    graph = traced(net())
+    if groups:
+        graph = Mix(groups=groups)(graph)
+    masked = Mask("lift inner last", amount=0.4)(graph)
+    assert [n.op.name for n in masked.nodes.values()].count("mul") == (9 if groups else 3)
+    reasons = {space.name: space.reason for space in masked.spaces()}
+    assert ("mixture are computed" in reasons["lift:1"]) == bool(groups)
+    for rewrite in (Widen("*", factor=1.5), Prune("*", amount=0.5)):
+        changed = rewrite(masked)
+        assert changed is not masked
+        verify(masked, changed, (MAP,))
+    baked = Bake()(masked)
+    verify(masked, baked, (MAP,))
+    assert baked.params.keys() == graph.params.keys()
+    assert 0.3 < float((baked.params["inner.weight"].data == 0).double().mean()) < 0.5
+    kinds = [type(netir.to_torch(g).get_submodule("inner")) for g in (graph, baked)]
+    assert kinds[0] is kinds[1]
+    model = net()
+    parametrize.register_parametrization(model.inner, "weight", Half())
+    halved = Bake("inner")(traced(model))
+    assert torch.equal(halved.params["inner.weight"].data, model.inner.weight)
 
 
 def test_other_turns_are_relaxed_to_exact_ones() -> None:
@@ -271,6 +298,7 @@ def test_onnx_has_one_convolution_for_each_layer(tmp_path: Path) -> None:
             assert report.error <= report.allowed
             kinds = [node.op_type for node in onnx.load(path).graph.node]
             assert kinds.count("Conv") == 3
+            assert kinds.count("Concat") == 1  # the network's own
             assert not {"Gather", "Softmax"} & set(kinds)
 
 

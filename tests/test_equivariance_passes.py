@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import netir
 from netir.basis import Contract
-from netir.errors import NetirError, NetirWarning
+from netir.errors import ContractError, NetirError, NetirWarning
 from netir.ir import Graph
 from netir.kernels.groups import SQUARE, group
 from netir.kernels.layers import (
@@ -68,19 +68,34 @@ def test_relaxations_compose_and_are_undone(chain: tuple[str, str, str]) -> None
 
 def test_constrained_layers_are_the_nearest_and_within_their_bound() -> None:
     graph = shaken(traced(net("C2")))
-    with graph.edit() as edit:
-        for name in ("lift.bias", "inner.bias"):
-            edit.set_param(name, torch.ones_like(graph.params[name].data))
-    result = Constrain(to="D4").apply(edit.graph)
+    result = Constrain(to="D4").apply(graph)
     assert result.report.contract is Contract.BOUNDED
     assert set(result.moves.bounds) == {"group_conv", "group_conv_1", "group_conv_2"}
-    verify(edit.graph, result.graph, (MAP,))
+    assert set(result.moves.shifts) == {"group_conv", "group_conv_1"}
+    verify(graph, result.graph, (MAP,))
     assert netir.equivariance(result.graph, "D4", MAP).error <= 1e-12  # type: ignore[operator]
-    assert Constrain(to="D4").apply(graph).report.contract is Contract.CHANGED
-    node, other = edit.graph.node("group_conv_1"), result.graph.node("group_conv_1")
-    old, new = _filter(edit.graph, node), _filter(result.graph, other)
+    node, other = graph.node("group_conv_1"), result.graph.node("group_conv_1")
+    old, new = _filter(graph, node), _filter(result.graph, other)
     worse = new + 1e-3 * _filter(shaken(result.graph), other)
     assert abs(float(((old - new) * (worse - new)).sum())) <= 1e-10  # a right angle
+
+
+def test_a_bias_that_changes_is_in_the_bound() -> None:
+    graph = Relax("inner", to="C2")(traced(net()))
+    with graph.edit() as edit:
+        old = torch.randn_like(graph.params["inner.bias"].data)
+        edit.set_param("inner.bias", old)
+    result = Constrain("inner", to="D4").apply(edit.graph)
+    new = result.graph.params["inner.bias"].data
+    (shift,) = result.moves.shifts.values()
+    assert shift == pytest.approx(float((old - new).std(correction=0)))
+    assert result.moves.bounds["group_conv_1"] <= 1e-10  # the filter had the symmetry before
+    verdict = verify(edit.graph, result.graph, (MAP,))
+    assert verdict.contract is Contract.BOUNDED
+    assert 0.99 <= verdict.error <= 1  # nothing else is off, so no smaller shift would do
+    less = netir.Moves(bounds=result.moves.bounds, shifts={"group_conv_1": 0.9 * shift})
+    with pytest.raises(ContractError, match=r"off by 1\.11 times"):
+        verify(edit.graph, result.graph, (MAP,), contract="bounded", moves=less)
 
 
 @pytest.mark.parametrize("rewrite", [Relax(to="C4"), Mix(groups="C1"), Collapse()], ids=str)

@@ -295,6 +295,24 @@ def test_what_records_ops_sees_one() -> None:
     assert shape == (16, 24, 3, 3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE, torch.bfloat16])
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_any_type_in_any_layout(plan: Plan, dtype: torch.dtype) -> None:
+    order = (5, 4, 3, 2, 1, 0)
+    made = [p.detach().permute(order).contiguous().permute(order).to(dtype).requires_grad_()
+            for p in parameters(plan)]  # fmt: skip
+    mix = torch.rand(len(made), requires_grad=True)
+    fast = expand(made, plan, mix)
+    slow = plain(made, mix, *plan.tables(), plan.into, dtype).permute(0, 3, 1, 2)
+    bound = 0.02 if dtype == torch.bfloat16 else 1e-5
+    assert gap(fast, slow) <= bound
+    slope = torch.randn_like(fast).mT.contiguous().mT
+    found = [torch.autograd.grad(way, [*made, mix], slope) for way in (fast, slow)]
+    for ours, theirs in zip(*found, strict=True):
+        size = float(theirs.abs().max())
+        assert gap(ours, theirs) <= bound * max(size, 1.0)
+
+
 LAYERS = [
     (Plan(MIXED), 2, 2),
     (Plan(("D4", "C2"), 3, lifting=True), 2, 3),
@@ -331,12 +349,20 @@ def test_a_bank_keeps_torchs_rules_and_compiles() -> None:
     whole, made, mixes = FilterBank([plan for plan, _, _ in LAYERS[1:]]), made[1:], mixes[1:]
     tables = [plan.tables() for plan in whole.plans]
     none = torch.empty(0, dtype=DOUBLE)
-    torch.library.opcheck(expand_bank, (
-        [p for own in made for p in own], torch.cat(mixes).detach().requires_grad_(),
-        [t.table for t in tables],
+    leaves = [p for own in made for p in own]
+    args = (
+        leaves, torch.cat(mixes).detach().requires_grad_(), [t.table for t in tables],
         [none if t.weights is None else t.weights for t in tables], [len(own) for own in made],
         [g for plan in whole.plans for g in plan.into], DOUBLE,
-    ))  # fmt: skip
+    )  # fmt: skip
+    torch.library.opcheck(expand_bank, args)
+    at_once = expand_bank(*args)
+    apart = torch.cat([f.permute(0, 2, 3, 1).reshape(-1) for f in whole(made, mixes)])
+    assert torch.equal(at_once, apart)
+    slope = torch.randn_like(apart)
+    found = [torch.autograd.grad(way, leaves, slope) for way in (at_once, apart)]
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
     compiled = torch.compile(
         lambda made, mixes: whole(made, mixes, tables), fullgraph=True, backend="aot_eager"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -64,33 +65,41 @@ class Place:
     names: Mapping[str, str]
 
 
+def _empty(form: Any, *args: Any, **options: Any) -> nn.Module:
+    """A module that waits for its tensors; making first values would take most of the time."""
+    module: nn.Module = _without_values(form)(*args, device="meta", **options)
+    module.__class__ = form
+    return module
+
+
+@cache
+def _without_values(form: type[nn.Module]) -> type[nn.Module]:
+    return type(form.__name__, (form,), {"reset_parameters": lambda module: None})
+
+
 def _conv(op: Any, shapes: Shapes, rank: int) -> nn.Module | None:
     made, read, *kernel = shapes["weight"]
     stride, dilation = per_axis(op.stride, op.rank), per_axis(op.dilation, op.rank)
     padding = op.padding if isinstance(op.padding, str) else per_axis(op.padding, op.rank)
-    form: Any = _CONV[op.rank]
-    found: nn.Module = form(
-        read * op.groups, made, tuple(kernel), stride, padding, dilation, op.groups,
-        "bias" in shapes, device="meta",
+    return _empty(
+        _CONV[op.rank], read * op.groups, made, tuple(kernel), stride, padding, dilation, op.groups,
+        "bias" in shapes,
     )  # fmt: skip
-    return found
 
 
 def _conv_transpose(op: Any, shapes: Shapes, rank: int) -> nn.Module | None:
     read, made, *kernel = shapes["weight"]
     attributes = (op.stride, op.padding, op.output_padding, op.dilation)
     stride, padding, extra, dilation = (per_axis(a, op.rank) for a in attributes)
-    form: Any = _TRANSPOSED[op.rank]
-    found: nn.Module = form(
-        read, made * op.groups, tuple(kernel), stride, padding, extra, op.groups,
-        "bias" in shapes, dilation, device="meta",
+    return _empty(
+        _TRANSPOSED[op.rank], read, made * op.groups, tuple(kernel), stride, padding, extra,
+        op.groups, "bias" in shapes, dilation,
     )  # fmt: skip
-    return found
 
 
 def _linear(op: Any, shapes: Shapes, rank: int) -> nn.Module | None:
     made, read = shapes["weight"]
-    return nn.Linear(read, made, "bias" in shapes, device="meta")
+    return _empty(nn.Linear, read, made, "bias" in shapes)
 
 
 def _bilinear(op: Any, shapes: Shapes, rank: int) -> nn.Module | None:
@@ -110,9 +119,8 @@ def _embedding(op: Any, shapes: Shapes, rank: int) -> nn.Module | None:
 def _batch_norm(op: Any, shapes: Shapes, rank: int) -> nn.Module | None:
     kind = _BATCH_NORM.get(rank)
     (width,) = next(iter(shapes.values()))
-    return kind and kind(
-        width, op.eps, op.momentum, "weight" in shapes, "running_mean" in shapes, device="meta"
-    )
+    affine, tracked = "weight" in shapes, "running_mean" in shapes
+    return kind and _empty(kind, width, op.eps, op.momentum, affine, tracked)
 
 
 def _instance_norm(op: Any, shapes: Shapes, rank: int) -> nn.Module | None:
@@ -125,7 +133,7 @@ def _instance_norm(op: Any, shapes: Shapes, rank: int) -> nn.Module | None:
 
 def _layer_norm(op: Any, shapes: Shapes, rank: int) -> nn.Module | None:
     shape, biased = op.normalized_shape, "bias" in shapes
-    return nn.LayerNorm(shape, op.eps, "weight" in shapes, biased, device="meta")
+    return _empty(nn.LayerNorm, shape, op.eps, "weight" in shapes, biased)
 
 
 def _rms_norm(op: Any, shapes: Shapes, rank: int) -> nn.Module | None:
@@ -159,7 +167,7 @@ def _group_conv(op: Any, shapes: Shapes, rank: int) -> nn.Module | None:
 
 
 def _group_names(op: Any) -> tuple[str | None, ...]:
-    from netir.kernels.layers import leaves
+    from netir.kernels.plan import leaves
 
     biases = leaves("bias", op.groups) if op.biased else []
     return (None, *leaves("weight", op.groups), *biases, "logits", "norms")

@@ -55,11 +55,12 @@ class Origin:
 
 
 def _looks(module: nn.Module) -> dict[str, tuple[type, str]]:
-    """Classes and attributes of all modules; hooks and replaced methods show."""
+    """Classes and attributes of all modules; replaced methods show, and hooks but exact ones."""
     found = {}
     for path, part in module.named_modules(remove_duplicate=False):
         text = part.extra_repr() if type(part) is not nn.Module and path else ""
-        if "forward" in part.__dict__ or any(part.__dict__[hooks] for hooks in _HOOKS):
+        hooks = [hook for kind in _HOOKS for hook in part.__dict__[kind].values()]
+        if "forward" in part.__dict__ or not all(getattr(h, "exact", False) for h in hooks):
             text += " changed"
         found[path] = (type(part) if path else fx.GraphModule, text)
     return found

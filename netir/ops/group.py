@@ -100,10 +100,11 @@ class GroupConv(Op):
         for position in weights:
             site.use("contract", read, (0, 1), (position, 5))
         if norms is not None and operands[norms] is not None:
-            site.freeze(made, "all weights of a group have one norm together")
-            site.freeze(read, "all weights of a group have one norm together")
-        elif any(operands[position][0] != "@" for position in weights):
-            site.freeze(read, "its weights are computed")
+            why = "all weights of a group have one norm together, until the pass bake"
+            site.freeze(made, why)
+            site.freeze(read, why)
+        elif len(weights) > 1 and any(operands[position][0] != "@" for position in weights):
+            site.freeze(read, "some of the weights of its mixture are computed")
 
     def linear(self) -> bool:
         return True
@@ -256,8 +257,15 @@ class FieldNorm(Op):
                           self.eps)  # fmt: skip
 
     def to_onnx(self, g: Tape, x: OnnxValue, *vectors: OnnxValue) -> Any:
-        given = [g.concat([v] * self.elements, 0) for v in vectors]
+        given = [self._shared_out(g, v) for v in vectors]
         return g.op("BatchNormalization", [x, *given], {"epsilon": self.eps})
+
+    def _shared_out(self, g: Tape, vector: OnnxValue) -> Any:
+        """A number for every channel: known ones as a constant, others where the file runs."""
+        try:
+            return g.constant(stored(vector, self.name).repeat(self.elements))
+        except NoLowering:
+            return g.concat([vector] * self.elements, 0)
 
 
 @dataclass(frozen=True)
