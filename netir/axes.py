@@ -4,45 +4,58 @@ Operands are separated by commas, axes by blanks. A letter on both sides is carr
 the left is contracted, brackets are blocks from outer to inner, `_` is an axis of its own that
 cannot change (`_*`: any number of them), `...` are leading axes that broadcast against each
 other, and `c!` is mixed: sizes agree, but the values of one index depend on all others. This
-file parses rules and works out what they mean for operands of given ranks; spaces.py applies
-them.
+file parses rules and works out what they mean for operands of given ranks; site.py applies them.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from netir.errors import NetirError
 
-FREE = ""
-Axis = str | tuple[str, ...] | int
-"""One axis: a letter, `FREE`, a block of letters, or the place in `...`, counted from its end."""
+FREE = -1
+"""Stands for `_` where letters and blocks have numbers."""
+Token = str | tuple[str, ...] | int
+"""One axis as it is written: a letter, a block, `_`, or a place in `...` counted from its end."""
 
 
-@dataclass(frozen=True)
-class Role:
+class Role(NamedTuple):
     """What becomes of a letter: `kind`, and the (operand, axis) places where it is read."""
 
-    letter: str
+    letter: int
     kind: str
     slots: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A parsed rule for operands of known ranks."""
+    """What a rule asks of operands of known ranks, some of which may be parameters not seen before.
 
-    operands: tuple[tuple[Axis, ...], ...]
-    results: tuple[tuple[Axis, ...], ...]
+    What an axis is written as has a number, to be looked up fast: 0 to `dots - 1` are the places
+    of `...`, counted from its end; letters and blocks follow. The seen operands are read first
+    (`reads`: operand, axis, number), then the others are made, axis by axis (`makes`).
+    """
+
+    reads: tuple[tuple[int, int, int], ...]
+    free: tuple[tuple[int, int], ...]
+    makes: tuple[tuple[int, tuple[int, ...]], ...]
+    blocks: tuple[tuple[int, tuple[int, ...]], ...]
+    results: tuple[tuple[int, ...], ...]
     roles: tuple[Role, ...]
     dots: int
+    numbers: Mapping[Token, int]
 
 
 @lru_cache(maxsize=4096)
-def parse_rule(text: str, ranks: tuple[int, ...]) -> Rule:
-    """Read an axis rule for operands of these ranks (-1: an operand that is left out)."""
+def parse_rule(text: str, ranks: tuple[int, ...], new: tuple[int, ...] = ()) -> Rule:
+    """Read an axis rule for operands of these ranks (-1: an operand that is left out).
+
+    `new` are the positions of parameters whose layouts are not known yet.
+    """
     left, arrow, right = text.partition("->")
     if not arrow:
         raise NetirError(f"axis rule '{text}' has no '->'")
@@ -53,8 +66,30 @@ def parse_rule(text: str, ranks: tuple[int, ...]) -> Rule:
         axes, spread, extra = _expand(side, rank, text)
         operands.append(axes)
         dots, free = max(dots, spread), max(free, extra)
-    results = tuple(_spread(_parse_axes(part), dots, free) for part in right.split(","))
-    return Rule(tuple(operands), results, _roles(operands, results, mixed), dots)
+    results = [_spread(_parse_axes(part), dots, free) for part in right.split(",")]
+    numbers = _numbers([*operands, *results], dots)
+    read = [tuple(numbers[axis] for axis in axes) for axes in operands]
+    known = [p for p in range(len(operands)) if p not in new]
+    seen = [(p, axis, number) for p in known for axis, number in enumerate(read[p])]
+    order = [operands[p] for p in (*known, *new)] + results
+    blocks = dict.fromkeys(axis for axes in order for axis in axes if isinstance(axis, tuple))
+    return Rule(
+        tuple(place for place in seen if place[2] != FREE),
+        tuple((position, axis) for position, axis, number in seen if number == FREE),
+        tuple((position, read[position]) for position in new),
+        tuple((numbers[block], tuple(numbers[c] for c in block)) for block in blocks),
+        tuple(tuple(numbers[axis] for axis in axes) for axes in results),
+        _roles(operands, results, mixed, numbers),
+        dots,
+        numbers,
+    )
+
+
+def _numbers(sides: list[tuple[Token, ...]], dots: int) -> dict[Token, int]:
+    """Numbers for the places of `...`, every letter and every block; `FREE` for `_`."""
+    tokens = [*range(dots), *(letter for axes in sides for letter in _names(axes))]
+    tokens += [axis for axes in sides for axis in axes if isinstance(axis, tuple)]
+    return {**{token: n for n, token in enumerate(dict.fromkeys(tokens))}, "_": FREE}
 
 
 def _parse_axes(text: str) -> list[str | tuple[str, ...]]:
@@ -70,7 +105,7 @@ def _letters(side: list[str | tuple[str, ...]]) -> list[str]:
 
 def _expand(
     side: list[str | tuple[str, ...]], rank: int, text: str
-) -> tuple[tuple[Axis, ...], int, int]:
+) -> tuple[tuple[Token, ...], int, int]:
     if rank < 0:
         return (), 0, 0
     spare = rank - sum(token not in ("...", "_*") for token in side)
@@ -80,44 +115,47 @@ def _expand(
     return _spread(side, dots, free), dots, free
 
 
-def _spread(side: list[str | tuple[str, ...]], dots: int, free: int) -> tuple[Axis, ...]:
-    axes: list[Axis] = []
+def _spread(side: list[str | tuple[str, ...]], dots: int, free: int) -> tuple[Token, ...]:
+    axes: list[Token] = []
     for token in side:
         if token == "...":
-            axes.extend(range(dots, 0, -1))
+            axes.extend(reversed(range(dots)))
         elif token == "_*":
-            axes.extend([FREE] * free)
+            axes.extend(["_"] * free)
         elif isinstance(token, tuple):
             axes.append(tuple(letter.strip("!") for letter in token))
         else:
-            axes.append(FREE if token == "_" else token.strip("!"))
+            axes.append(token.strip("!"))
     return tuple(axes)
 
 
 def _roles(
-    operands: list[tuple[Axis, ...]], results: tuple[tuple[Axis, ...], ...], mixed: set[str]
+    operands: list[tuple[Token, ...]],
+    results: list[tuple[Token, ...]],
+    mixed: set[str],
+    numbers: Mapping[Token, int],
 ) -> tuple[Role, ...]:
     given = {letter for axes in results for letter in _names(axes)}
     slots: dict[str, list[tuple[int, int]]] = {}
     for position, axes in enumerate(operands):
-        for number, axis in enumerate(axes):
+        for place, axis in enumerate(axes):
             for letter in _names((axis,)):
-                slots.setdefault(letter, []).append((position, number))
+                slots.setdefault(letter, []).append((position, place))
     roles = []
     for letter, places in slots.items():
         if letter in mixed:
-            roles.append(Role(letter, "mix", tuple(places)))
+            roles.append(Role(numbers[letter], "mix", tuple(places)))
         elif letter not in given:
             several = len({operand for operand, _ in places}) > 1
-            roles.append(Role(letter, "pair" if several else "sum", tuple(places)))
+            roles.append(Role(numbers[letter], "pair" if several else "sum", tuple(places)))
     return tuple(roles)
 
 
-def _names(axes: tuple[Axis, ...]) -> list[str]:
+def _names(axes: tuple[Token, ...]) -> list[str]:
     found: list[str] = []
     for axis in axes:
         if isinstance(axis, tuple):
             found.extend(axis)
-        elif isinstance(axis, str) and axis != FREE:
+        elif isinstance(axis, str) and axis != "_":
             found.append(axis)
     return found

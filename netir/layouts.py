@@ -8,8 +8,8 @@ who freezes it. Frozen atoms never change and so are never bound: a piece of one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Union
+from collections.abc import Iterable
+from typing import ClassVar, Union
 
 from netir.dims import Dim, divide, product
 
@@ -35,10 +35,11 @@ class Concat:
     """Layouts laid one after another on the same axis."""
 
     __slots__ = ("parts", "size")
+    bound: ClassVar[None] = None
 
-    def __init__(self, parts: tuple[Layout, ...]) -> None:
+    def __init__(self, parts: tuple[Layout, ...], size: Dim) -> None:
         self.parts = parts
-        self.size: Dim = sum((size_of(p) for p in parts[1:]), size_of(parts[0]))
+        self.size = size
 
     def __repr__(self) -> str:
         return f"[{' | '.join(map(show, self.parts))}]"
@@ -60,20 +61,12 @@ def resolve(layout: Layout) -> Layout:
     """The layout with every bound atom replaced by what it is bound to."""
     if len(layout) == 1:
         only = layout[0]
-        if isinstance(only, Concat) or only.bound is None:
-            return layout
-        return _follow(only)
-    for term in layout:
-        if isinstance(term, Atom) and term.bound is not None:
-            break
-    else:
+        return layout if only.bound is None else _follow(only)
+    if all(term.bound is None for term in layout):
         return layout
     found: list[Term] = []
     for term in layout:
-        if isinstance(term, Atom) and term.bound is not None:
-            found.extend(_follow(term))
-        else:
-            found.append(term)
+        found.extend((term,) if term.bound is None else _follow(term))
     return tuple(found)
 
 
@@ -81,36 +74,44 @@ def _follow(atom: Atom) -> Layout:
     """What an atom is bound to in the end; all atoms on a chain that leads there learn it."""
     bound = atom.bound
     assert bound is not None
-    if len(bound) == 1 and (isinstance(bound[0], Concat) or bound[0].bound is None):
-        return bound
     path = [atom]
-    while len(bound) == 1 and isinstance(bound[0], Atom) and bound[0].bound is not None:
+    while len(bound) == 1 and bound[0].bound is not None:
         path.append(bound[0])
         bound = bound[0].bound
+    if len(bound) > 1:
+        bound = _expanded(bound)
+    for each in path:
+        each.bound = bound
+    return bound
+
+
+def _expanded(layout: Layout) -> Layout:
+    """A product with each of its atoms replaced by what it is bound to."""
     found: list[Term] = []
-    pending: list[Term] = list(reversed(bound))
+    pending = list(layout)
     while pending:
         term = pending.pop()
-        if isinstance(term, Atom) and term.bound is not None:
-            pending.extend(reversed(term.bound))
-        else:
+        if term.bound is None:
             found.append(term)
-    layout = tuple(found)
-    for each in path:
-        each.bound = layout
-    return layout
+        else:
+            pending.extend(term.bound)
+    found.reverse()
+    return tuple(found)
 
 
-def atoms(layout: Layout) -> Iterator[Atom]:
+def atoms(layout: Layout) -> list[Atom]:
     """Every atom of a layout, with repetitions, from first to last."""
-    pending: list[Term] = list(reversed(resolve(layout)))
+    found: list[Atom] = []
+    pending = list(resolve(layout))
     while pending:
         term = pending.pop()
         if isinstance(term, Atom):
-            yield term
+            found.append(term)
         else:
-            for part in reversed(term.parts):
-                pending.extend(reversed(resolve(part)))
+            for part in term.parts:
+                pending.extend(resolve(part))
+    found.reverse()
+    return found
 
 
 def frozen(layout: Layout) -> bool:
@@ -128,15 +129,19 @@ def freeze(layout: Layout, reason: str) -> None:
 def concat(parts: Iterable[Layout]) -> Layout:
     """The layout of layouts laid end to end."""
     flat: list[Layout] = []
+    total: Dim = 0
     for part in parts:
         found = resolve(part)
-        if len(found) == 1 and isinstance(found[0], Concat):
-            flat.extend(found[0].parts)
-        elif size_of(found) != 0:
+        only = found[0] if len(found) == 1 else None
+        size = size_of(found) if only is None else only.size
+        if isinstance(only, Concat):
+            flat.extend(only.parts)
+        elif size != 0:
             flat.append(found)
+        total = size + total
     if len(flat) == 1:
         return flat[0]
-    return (Concat(tuple(flat)),) if flat else (Atom(0, "an empty axis"),)
+    return (Concat(tuple(flat), total),) if flat else (Atom(0, "an empty axis"),)
 
 
 def unify(left: Layout, right: Layout) -> bool:
@@ -151,8 +156,19 @@ def unify(left: Layout, right: Layout) -> bool:
             continue
         if not a or not b:
             return False
-        if not _unify_last(a, b, pending):
+        if not (_bound(a, b) or _bound(b, a) or _unify_last(a, b, pending)):
             return False
+    return True
+
+
+def _bound(left: Layout, right: Layout) -> bool:
+    """Bind a layout that is one free atom to another layout of its size, which is most common."""
+    atom = left[0]
+    if len(left) > 1 or isinstance(atom, Concat) or atom.reason is not None:
+        return False
+    if atom.size != (right[0].size if len(right) == 1 else size_of(right)) or atom.size == 0:
+        return False  # an empty axis may be part of another one
+    atom.bound = right
     return True
 
 
@@ -293,7 +309,7 @@ def _cut_term(term: Term, position: int) -> tuple[Layout, Layout] | None:
         left = _piece(position, term.reason)
         right = _piece(term.size - position, term.reason)
         if term.reason is None:
-            term.bound = (Concat((left, right)),)
+            term.bound = (Concat((left, right), term.size),)
         return left, right
     before: list[Layout] = []
     for number, part in enumerate(term.parts):
@@ -326,10 +342,14 @@ def regroup(terms: Layout, sizes: tuple[Dim, ...]) -> list[Layout | None]:
     rest = list(resolve(terms))
     last = len(sizes)
     while last > 0:
-        pieces = split_layout(tuple(rest), sizes[last - 1])
-        if pieces is None:
-            break
-        rest, found[last - 1] = list(resolve(pieces[0])), pieces[1]
+        size = sizes[last - 1]
+        if rest and rest[-1].size == size and rest[-1].bound is None:
+            found[last - 1] = (rest.pop(),)
+        else:
+            pieces = split_layout(tuple(rest), size)
+            if pieces is None:
+                break
+            rest, found[last - 1] = list(resolve(pieces[0])), pieces[1]
         last -= 1
     for first in range(last):
         taken = _take_first(rest, sizes[first])

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import Tensor
-
-from netir.axes import FREE, Axis, Rule, parse_rule
+from netir.axes import FREE, Role, Rule, parse_rule
 from netir.dims import Dim, divide
 from netir.errors import NetirError
 from netir.ir import Node, TensorType
@@ -19,10 +17,16 @@ if TYPE_CHECKING:
 
 Shape = tuple[Layout, ...]
 Derived = Layout | tuple[Layout | None, ...]
+Place = tuple[int, int]
+"""An operand and one of its axes."""
 
 EXTENT = "an extent, not a channel"
 NONE: Mapping[str, Any] = MappingProxyType({})
 _ELEMENTWISE = tuple(f"{', '.join(['...'] * n)} -> ..." for n in range(8))
+
+
+Row = list[Any]
+"""The layouts that the letters and blocks of a rule turn out to have, by number; at first None."""
 
 
 class Use(NamedTuple):
@@ -35,7 +39,7 @@ class Use(NamedTuple):
     kind: str
     node: str
     layout: Layout
-    slots: tuple[tuple[int, int], ...]
+    slots: tuple[Place, ...]
 
 
 class Site:
@@ -43,15 +47,21 @@ class Site:
 
     def __init__(self, analysis: Analysis) -> None:
         self._analysis = analysis
+        self._shapes = analysis.shapes
+        self._extents = analysis.extents
         self._params = analysis.graph.params
         self.node: Node
-        self.types: Mapping[str, TensorType] = analysis.graph.types
 
     def shape(self, position: int) -> Shape:
         """The layouts of an operand."""
         operand = self.node.operands[position]
         assert operand is not None
         return self._analysis.shape(operand)
+
+    def shapes(self) -> list[Shape]:
+        """The layouts of all operands, where none is left out."""
+        known, shape = self._shapes, self._analysis.shape
+        return [known.get(operand) or shape(operand) for operand in self.node.operands if operand]
 
     def type(self, position: int) -> TensorType:
         """The type of an operand."""
@@ -70,10 +80,22 @@ class Site:
         if layout:
             freeze(layout, f"{self.node.name} ({self.node.op.name}): {why}")
 
-    def use(self, kind: str, layout: Layout, *slots: tuple[int, int]) -> None:
+    def use(self, kind: str, layout: Layout, *slots: Place) -> None:
         """Record a use that is not a plain carry; `slots` are (operand, axis) places."""
         if layout:
             self._analysis.uses.append(Use(kind, self.node.name, layout, slots))
+            if kind == "contract":
+                self._contract(layout, slots)
+
+    def _contract(self, layout: Layout, slots: tuple[Place, ...]) -> bool:
+        """Whether parameters have a part in a sum; their axes are remembered."""
+        operands, found = self.node.operands, False
+        for position, axis in slots:
+            operand = operands[position]
+            if operand is not None and operand[0] == "@":
+                self._analysis.contracted[operand[1:], axis].append(layout)
+                found = True
+        return found
 
     def derive(self, attribute: str, layout: Derived) -> None:
         """Tell that an attribute is the size of a layout, or a tuple of such sizes."""
@@ -81,7 +103,7 @@ class Site:
 
     def extent(self, size: Dim) -> Layout:
         """An axis that never changes: positions, kernel taps."""
-        return self._analysis.extent(size)
+        return self._extents[size]
 
     def extents(self, result: int = 0) -> Shape:
         """A result whose axes cannot change."""
@@ -107,146 +129,134 @@ class Site:
         """Apply an axis rule.
 
         `attributes` names letters whose size is an attribute, which follows when they change;
-        `fixed` gives letters whose size is a number that cannot.
+        `fixed` gives letters whose size is a number that cannot. What values say of a letter is
+        read first; a parameter that no node before has read then takes its layouts from that.
         """
-        node, known, params = self.node, self._analysis.shapes, self._params
-        operands = node.operands
-        shapes = [None if o is None else known.get(o) for o in operands]
-        ranks = [
-            len(s) if s is not None else -1 if o is None else params[o[1:]].data.dim()
-            for o, s in zip(operands, shapes, strict=True)
-        ]
-        rule = parse_rule(text, tuple(ranks))
-        env: dict[Axis, Layout] = {c: self.extent(size) for c, size in fixed.items()}
-        later: list[tuple[Axis, Layout]] = []
-        for shape, axes in zip(shapes, rule.operands, strict=False):
-            if shape is not None:
-                self._read(axes, shape, env, later)
-        for operand, shape, axes in zip(operands, shapes, rule.operands, strict=False):
-            if shape is None and operand is not None:
-                if operand in known:
-                    self._read(axes, known[operand], env, later)
-                else:
-                    known[operand] = self._first_seen(params[operand[1:]].data, axes, env, later)
-        sizes: Mapping[str, Dim] = NONE
-        if attributes:
-            sizes = {letter: getattr(node.op, name) for letter, name in attributes.items()}
-        for block, layout in later:
-            self._block(block, layout, env, sizes)
-        for letter, attribute in attributes.items():
-            self.derive(attribute, env[letter])
-        if rule.roles:
-            self._record(rule, env)
-        return [self._result(i, axes, env, sizes) for i, axes in enumerate(rule.results)]
+        rule, shapes = self._rule(text)
+        row: Row = [None] * len(rule.numbers)
+        if fixed:
+            for letter, size in fixed.items():
+                row[rule.numbers[letter]] = self.extent(size)
+        self._read(rule, shapes, row)
+        self._make(rule, shapes, row)
+        if rule.blocks or attributes:
+            self._divide(rule, row, attributes)
+        for role in rule.roles:
+            self._record(role, row)
+        types = self.node.types
+        return [self._result(axes, types[i].shape, row) for i, axes in enumerate(rule.results)]
 
-    def _read(
-        self,
-        axes: tuple[Axis, ...],
-        shape: Shape,
-        env: dict[Axis, Layout],
-        later: list[tuple[Axis, Layout]],
-    ) -> None:
-        extents = self._analysis.extents
-        for axis, layout in zip(axes, shape, strict=True):
-            if axis == FREE:
-                if layout and layout is not extents.get(size_of(layout)):
-                    self.freeze(layout, "its positions are not channels")
-            elif axis.__class__ is tuple:
-                later.append((axis, layout))
-            else:
-                seen = env.get(axis)
-                if seen is None or (not seen and axis.__class__ is int):
-                    env[axis] = layout
-                elif layout or axis.__class__ is str:
-                    self.unify(seen, layout)
+    def _rule(self, text: str) -> tuple[Rule, list[Any]]:
+        """A rule, and what is known of each operand: its layouts, or the sizes of a new one."""
+        known = self._shapes
+        shapes: list[Any] = []
+        ranks, new = [], []
+        for position, operand in enumerate(self.node.operands):
+            shape: Any = None
+            if operand is not None:
+                shape = known.get(operand)
+                if shape is None:
+                    shape = self._params[operand[1:]].data.shape
+                    new.append(position)
+            shapes.append(shape)
+            ranks.append(-1 if shape is None else len(shape))
+        return parse_rule(text, tuple(ranks), tuple(new)), shapes
 
-    def _first_seen(
-        self,
-        data: Tensor,
-        axes: tuple[Axis, ...],
-        env: dict[Axis, Layout],
-        later: list[tuple[Axis, Layout]],
-    ) -> Shape:
-        """The layouts of a parameter that no node before has read: taken from the rule."""
-        if len(axes) == 1:
-            only = env.get(axes[0])
-            if only and len(only) == 1 and only[0].size == data.numel():
-                return (only,)
+    def _read(self, rule: Rule, shapes: list[Any], row: Row) -> None:
+        """What the operands that are known say of each letter."""
+        dots, extents = rule.dots, self._extents
+        for position, axis, number in rule.reads:
+            layout, seen = shapes[position][axis], row[number]
+            if seen is None or (not seen and number < dots):
+                row[number] = layout
+            elif seen is not layout and (layout or number >= dots):
+                self.unify(seen, layout)
+        for position, axis in rule.free:
+            layout = shapes[position][axis]
+            if layout and layout is not extents.get(layout[0].size):
+                self.freeze(layout, "its positions are not channels")
+
+    def _make(self, rule: Rule, shapes: list[Any], row: Row) -> None:
+        """Give parameters that no node before has read the layouts that the rule asks for.
+
+        Those that are read alike, such as a scale and a shift, share one shape.
+        """
+        known = self._shapes
+        last: Any = None
+        for position, axes in rule.makes:
+            alike = axes, shapes[position]
+            if alike != last:
+                made, last = self._made(*alike, row), alike
+            operand = self.node.operands[position]
+            assert operand is not None
+            earlier = known.setdefault(operand, made)
+            if earlier is not made:  # the node reads it twice
+                for left, right in zip(earlier, made, strict=True):
+                    self.unify(left, right)
+
+    def _made(self, axes: tuple[int, ...], sizes: tuple[int, ...], row: Row) -> Shape:
         shape: list[Layout] = []
-        extents = self._analysis.extents
-        for axis, size in zip(axes, data.shape, strict=True):
+        extents = self._extents
+        for axis, size in zip(axes, sizes):  # noqa: B905 - of one length, and strict is slow here
             if axis == FREE:
-                shape.append(extents.get(size) or self.extent(size))
+                shape.append(extents[size])
                 continue
-            seen = env.get(axis)
-            if size == 1:
-                layout: Layout = ()
-            elif seen and (seen[0].size if len(seen) == 1 else size_of(seen)) == size:
-                shape.append(seen)
-                continue
-            else:
-                layout = (Atom(size),)
-            if axis.__class__ is tuple:
-                later.append((axis, layout))
-            elif not seen and (seen is None or layout):
-                env[axis] = layout
+            layout = row[axis]
+            if not layout or (layout[0].size if len(layout) == 1 else size_of(layout)) != size:
+                layout = self.fresh(size)
+                row[axis] = row[axis] or layout
             shape.append(layout)
         return tuple(shape)
 
-    def _block(
-        self, block: Axis, layout: Layout, env: dict[Axis, Layout], sizes: Mapping[str, Dim]
+    def _divide(self, rule: Rule, row: Row, attributes: Mapping[str, str]) -> None:
+        """Divide the blocks that operands have into their letters, and join those of results."""
+        op, numbers = self.node.op, rule.numbers
+        sizes = {numbers[letter]: getattr(op, name) for letter, name in attributes.items()}
+        for number, letters in rule.blocks:
+            whole = row[number]
+            if whole is not None:
+                self._divide_block(letters, whole, row, sizes)
+            row[number] = sum((row[letter] for letter in letters), ())
+            if whole is not None:
+                self.unify(whole, row[number])
+        for letter, name in attributes.items():
+            self.derive(name, row[numbers[letter]])
+
+    def _divide_block(
+        self, letters: tuple[int, ...], whole: Layout, row: Row, sizes: Mapping[int, Dim]
     ) -> None:
-        assert isinstance(block, tuple)
-        total = size_of(layout)
-        rest: Dim | None = total
+        total = rest = size_of(whole)
         unknown = []
-        for letter in block:
-            size = size_of(env[letter]) if letter in env else sizes.get(letter)
+        for letter in letters:
+            size = sizes.get(letter) if row[letter] is None else size_of(row[letter])
+            left = rest if size is None else divide(rest, size)
             if size is None:
                 unknown.append(letter)
-            else:
-                rest = divide(rest, size) if rest is not None else None
-        if len(unknown) > 1 or rest is None:
-            raise NetirError(f"the axis rule cannot divide {total} into {' '.join(block)}")
-        for letter in block:
-            if letter not in env:
+            if left is None or len(unknown) > 1:
+                raise NetirError(f"{self.node.op.name} cannot divide an axis of {total}")
+            rest = left
+        for letter in letters:
+            if row[letter] is None:
                 size = sizes.get(letter, rest)
-                env[letter] = layout if size == total else self.fresh(size)
-        self.unify(layout, self._joined(block, env))
+                row[letter] = whole if size == total else self.fresh(size)
 
-    def _joined(self, block: tuple[str, ...], env: Mapping[Axis, Layout]) -> Layout:
-        return sum((env[letter] for letter in block), ())
-
-    def _record(self, rule: Rule, env: Mapping[Axis, Layout]) -> None:
-        operands = self.node.operands
-        for role in rule.roles:
-            kind, slots = role.kind, role.slots
-            layout = env.get(role.letter)
-            if not layout:
-                continue
-            if kind == "pair":
-                for position, _ in slots:
-                    operand = operands[position]
-                    if operand is not None and operand[0] == "@":
-                        kind = "contract"
+    def _record(self, role: Role, row: Row) -> None:
+        letter, kind, slots = role
+        layout = row[letter]
+        if layout:
+            if kind == "pair" and self._contract(layout, slots):
+                kind = "contract"
             self._analysis.uses.append(Use(kind, self.node.name, layout, slots))
 
-    def _result(
-        self, number: int, axes: tuple[Axis, ...], env: dict[Axis, Layout], sizes: Mapping[str, Dim]
-    ) -> Shape:
-        shape: list[Layout] = []
-        extents = self._analysis.extents
-        for axis, size in zip(axes, self.node.types[number].shape, strict=True):
+    def _result(self, axes: tuple[int, ...], shape: tuple[Dim, ...], row: Row) -> Shape:
+        found: list[Layout] = []
+        extents = self._extents
+        for axis, size in zip(axes, shape):  # noqa: B905 - of one length, and strict is slow here
             if axis == FREE:
-                shape.append(extents.get(size) or self.extent(size))
-            elif isinstance(axis, tuple):
-                for letter in axis:
-                    if letter not in env:
-                        env[letter] = self.fresh(sizes[letter])
-                shape.append(self._joined(axis, env))
-            elif axis in env:
-                shape.append(env[axis])
-            else:
-                env[axis] = self.fresh(sizes.get(str(axis), size))
-                shape.append(env[axis])
-        return tuple(shape)
+                found.append(extents[size])
+                continue
+            layout = row[axis]
+            if layout is None:
+                layout = row[axis] = self.fresh(size)
+            found.append(layout)
+        return tuple(found)

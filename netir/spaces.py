@@ -7,14 +7,16 @@ what users and passes see of the result. Nothing here changes a graph.
 from __future__ import annotations
 
 import gc
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import chain
 from typing import NamedTuple
 
 from netir.dims import Dim
-from netir.ir import Graph, leaves
+from netir.errors import NetirError, blaming, first_line
+from netir.ir import Graph, Node, leaves
 from netir.layouts import Atom, Layout, atoms, freeze, resolve
 from netir.site import EXTENT, Derived, Shape, Site, Use
 
@@ -30,11 +32,23 @@ class Member(NamedTuple):
 class Space:
     """A set of axes that must change together: one atom of the analysis."""
 
-    def __init__(self, analysis: Analysis, atom: Atom, name: str, members: list[Member]) -> None:
+    def __init__(self, analysis: Analysis, atom: Atom, layouts: list[Layout]) -> None:
         self._analysis = analysis
+        self.layouts = layouts
         self.atom = atom
-        self.name = name
-        self.members = tuple(members)
+        self.name = ""
+
+    @cached_property
+    def members(self) -> tuple[Member, ...]:
+        """The parameter axes that it is part of, in the order of the parameters."""
+        found = [
+            (place, len(layout) == 1 and layout[0] is self.atom)
+            for layout in self.layouts
+            for place in self._analysis.axes[layout]
+        ]
+        if len(self.layouts) > 1:
+            found.sort()
+        return tuple(Member(name, axis, whole) for (_, name, axis), whole in found)
 
     @property
     def size(self) -> int:
@@ -75,6 +89,14 @@ class Space:
         return f"<Space {self.name}: {self.size}, {state}>"
 
 
+class Extents(dict[Dim, Layout]):
+    """The layout of an axis that never changes, by its size: axes of one size share it."""
+
+    def __missing__(self, size: Dim) -> Layout:
+        found = self[size] = (Atom(size, EXTENT),)
+        return found
+
+
 class Analysis:
     """The layout of every axis of a graph, and what follows from it."""
 
@@ -82,15 +104,10 @@ class Analysis:
         self.graph = graph
         self.shapes: dict[str, Shape] = {}
         self.uses: list[Use] = []
+        self.contracted: dict[tuple[str, int], list[Layout]] = defaultdict(list)
         self.derived: dict[str, dict[str, Derived]] = {}
-        self.extents: dict[Dim, Layout] = {1: ()}
-
-    def extent(self, size: Dim) -> Layout:
-        """The layout of an axis that never changes; axes of one size share it."""
-        found = self.extents.get(size)
-        if found is None:
-            found = self.extents[size] = (Atom(size, EXTENT),)
-        return found
+        self.extents = Extents({1: ()})
+        self._atoms: dict[Layout, tuple[Atom, ...]] = {}
 
     def shape(self, operand: str) -> Shape:
         """The layouts of a value's or an `@parameter`'s axes."""
@@ -108,49 +125,70 @@ class Analysis:
     def spaces(self) -> tuple[Space, ...]:
         """Every space that has a parameter axis, in the order of the parameters."""
         with _uncollected():
-            return tuple(self._named(self._members()))
+            layouts: dict[Atom, list[Layout]] = defaultdict(list)
+            for layout in self.axes:
+                for atom in self.atoms(layout):
+                    layouts[atom].append(layout)
+            channels = (atom for atom in layouts if atom.reason is not EXTENT)
+            found = tuple(Space(self, atom, layouts[atom]) for atom in channels)
+            self._name(found)
+        return found
 
-    def _members(self) -> dict[Atom, list[Member]]:
-        """The parameter axes of every atom, but for those that are extents."""
-        members: dict[Atom, list[Member]] = {}
-        parts: dict[Layout, tuple[Atom, ...]] = {}
-        for name in self.graph.params:
+    @cached_property
+    def axes(self) -> Mapping[Layout, list[tuple[int, str, int]]]:
+        """The parameter axes of every layout: number and name of the parameter, and the axis."""
+        by: dict[Layout, list[tuple[int, str, int]]] = defaultdict(list)
+        for number, name in enumerate(self.graph.params):
             for axis, layout in enumerate(self.shapes.get("@" + name, ())):
-                found = resolve(layout)
-                if len(found) == 1 and isinstance(only := found[0], Atom):
-                    if only.reason is not EXTENT:
-                        members.setdefault(only, []).append(Member(name, axis, True))
-                    continue
-                if found not in parts:
-                    different = dict.fromkeys(atoms(found))
-                    parts[found] = tuple(a for a in different if a.reason is not EXTENT)
-                for atom in parts[found]:
-                    members.setdefault(atom, []).append(Member(name, axis, False))
-        return members
+                by[layout].append((number, name, axis))
+        found: dict[Layout, list[tuple[int, str, int]]] = {}
+        for layout, axes in by.items():
+            known = found.setdefault(resolve(layout), axes)
+            if known is not axes:
+                known.extend(axes)
+        for axes in found.values():
+            axes.sort()
+        return found
 
-    def _named(self, members: Mapping[Atom, list[Member]]) -> Iterator[Space]:
+    def atoms(self, layout: Layout) -> tuple[Atom, ...]:
+        """The different atoms of a layout; those of a long one are kept, as many axes have it."""
+        only = layout[0] if len(layout) == 1 else None
+        if isinstance(only, Atom) and only.bound is None:
+            return (only,)
+        found = self._atoms.get(layout)
+        if found is None:
+            found = self._atoms[layout] = tuple(dict.fromkeys(atoms(layout)))
+        return found
+
+    def _name(self, spaces: Iterable[Space]) -> None:
         taken: dict[str, int] = {}
-        for atom, axes in members.items():
-            name = self._space_name(self._most_telling(axes, atom), atom)
+        for space in spaces:
+            name = self._space_name(self._most_telling(space), space.atom)
             taken[name] = taken.get(name, 0) + 1
-            unique = name if taken[name] == 1 else f"{name}/{taken[name]}"
-            yield Space(self, atom, unique, axes)
+            space.name = name if taken[name] == 1 else f"{name}/{taken[name]}"
 
-    def _most_telling(self, members: list[Member], atom: Atom) -> Member:
+    def _most_telling(self, space: Space) -> Member:
         """The member to name a space after: first of all the weight whose rows it is."""
-        best, most = members[0], -3
-        for member in members:
-            lasting = self.graph.params[member.param].kind != "const"  # netir adds constants
-            summed = self.sums(member, atom)
-            telling = -2 if not lasting else -1 if summed else self._telling(member)
-            if telling > most:
-                best, most = member, telling
-            if most == 3:
-                break
-        return best
+        found = []
+        for layout in space.layouts:
+            whole = layout == (space.atom,)
+            for number, name, axis in self.axes[layout]:
+                member = Member(name, axis, whole)
+                told = self._telling(member, space.atom)
+                if told == 3:
+                    return member
+                found.append((-told, number, axis, member))
+                if told == 2 and not whole:
+                    break
+        return min(found)[-1]
 
-    def _telling(self, member: Member) -> int:
+    def _telling(self, member: Member, atom: Atom) -> int:
+        """From 3, for all rows of a weight, down to -2; 2 at most for a part of an axis."""
         param = self.graph.params[member.param]
+        if param.kind == "const":  # netir adds constants
+            return -2
+        if self.sums(member, atom):
+            return -1
         matrix = param.kind == "param" and param.data.dim() > 1
         return 2 * matrix + (member.whole and member.axis == 0)
 
@@ -160,37 +198,40 @@ class Analysis:
         base = base if member.axis == 0 else f"{base}:{member.axis}"
         if member.whole:
             return base
-        parts = list(dict.fromkeys(atoms(self.shapes[f"@{member.param}"][member.axis])))
+        parts = self.atoms(self.shapes[f"@{member.param}"][member.axis])
         return f"{base}[{parts.index(atom)}]"
 
     def sums(self, member: Member, atom: Atom) -> bool:
         """Whether all that reads a parameter axis sums over this part of it."""
-        return atom in self.summed.get((member.param, member.axis), ())
+        layouts = self._summing(member.param, member.axis)
+        return bool(layouts) and all(atom in self.atoms(layout) for layout in layouts)
 
     @cached_property
     def summed(self) -> Mapping[tuple[str, int], frozenset[Atom]]:
         """By parameter and axis: the atoms over which everything that reads it sums."""
-        nodes = self.graph.nodes
-        found: dict[tuple[str, int], list[Layout]] = {}
-        for use in self.uses:
-            if use.kind == "contract":
-                for position, axis in use.slots:
-                    operand = nodes[use.node].operands[position]
-                    if operand is not None and operand[0] == "@":
-                        found.setdefault((operand[1:], axis), []).append(use.layout)
-        reads = Counter(o for node in nodes.values() for o in node.operands)
-        reads.update(self.graph.outputs)
         return {
-            key: frozenset.intersection(*(frozenset(atoms(layout)) for layout in layouts))
-            for key, layouts in found.items()
-            if len(layouts) >= reads[f"@{key[0]}"]
+            place: frozenset.intersection(*(frozenset(self.atoms(layout)) for layout in layouts))
+            for place in self.contracted
+            if (layouts := self._summing(*place))
         }
+
+    def _summing(self, param: str, axis: int) -> Sequence[Layout]:
+        """What sums over a parameter axis have, if there is nothing else that reads it."""
+        layouts = self.contracted.get((param, axis), ())
+        return layouts if layouts and len(layouts) >= self._reads["@" + param] else ()
+
+    @cached_property
+    def _reads(self) -> Counter[str | None]:
+        """How often each operand is read."""
+        nodes = self.graph.nodes.values()
+        operands = chain.from_iterable(node.operands for node in nodes)
+        return Counter(chain(operands, self.graph.outputs))
 
     @cached_property
     def uses_of(self) -> Mapping[Atom, list[Use]]:
         found: dict[Atom, list[Use]] = {}
         for use in self.uses:
-            for atom in dict.fromkeys(atoms(use.layout)):
+            for atom in self.atoms(use.layout):
                 found.setdefault(atom, []).append(use)
         return found
 
@@ -207,7 +248,7 @@ class Analysis:
         found: dict[Atom, list[tuple[str, int]]] = {}
         for name in self.graph.types:
             for axis, layout in enumerate(self.shapes[name]):
-                for atom in dict.fromkeys(atoms(layout)):
+                for atom in self.atoms(layout):
                     found.setdefault(atom, []).append((name, axis))
         return found
 
@@ -230,6 +271,14 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
+def _untold(node: Node, error: Exception) -> NetirError:
+    return NetirError(
+        f"the axes of '{node.name}' cannot be told: {first_line(error)}",
+        f"{node.name} = {node.op}",
+        "its attributes do not fit its operands: trace or export the network again",
+    )
+
+
 def _walked(graph: Graph) -> Analysis:
     analysis = Analysis(graph)
     for name, kind in graph.inputs.items():
@@ -239,10 +288,13 @@ def _walked(graph: Graph) -> Analysis:
         )
     site = Site(analysis)
     shapes = analysis.shapes
-    for node in graph.nodes.values():
-        site.node = node
-        for result, shape in zip(node.results, node.op.layouts(site), strict=True):
-            shapes[result] = shape
+    with blaming(lambda error: _untold(site.node, error)):
+        for node in graph.nodes.values():
+            site.node = node
+            if len(node.types) == 1:
+                (shapes[node.name],) = node.op.layouts(site)
+            else:
+                shapes.update(zip(node.results, node.op.layouts(site), strict=True))
     for leaf in leaves(graph.output):
         for layout in analysis.shape(leaf.name):
             freeze(layout, "graph output")

@@ -165,7 +165,7 @@ def _makers(program: Program, pool: list[Tensor], place: int) -> Iterator[list[M
     used: list[Maker] = []
     for number, layer in enumerate(program.layers):
         first = program.calls.index(number)
-        if [pool[i].shape for i in program.reads[first]] == [x.shape]:
+        if [(pool[i].shape, pool[i].dtype) for i in program.reads[first]] == [(x.shape, x.dtype)]:
             used.append(_read(number, place))
         found = _borrowing(layer, x)
         if found is not None:

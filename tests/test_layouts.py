@@ -92,6 +92,12 @@ def test_unify_of_a_frozen_atom_with_a_concatenation_freezes_its_parts() -> None
     assert frozen(right)
 
 
+def test_an_empty_axis_is_not_bound_to_what_it_is_part_of() -> None:
+    empty, other = one(0), one(5)
+    assert not unify(empty, other + empty)
+    assert resolve(empty) == empty
+
+
 def test_cut_makes_a_concatenation() -> None:
     whole = one(6)
     pieces = cut(whole, 2)

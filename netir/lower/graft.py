@@ -68,17 +68,18 @@ def _resized(before: Graph, after: Graph) -> dict[str, nn.Module] | None:
         return None
     if _roles(before) != _roles(after) or before.aliases != after.aliases:
         return None
+    pairs = zip(before.nodes.values(), after.nodes.values(), strict=True)
+    changed = [(old, new) for old, new in pairs if new is not old]
+    for old, new in changed:  # before any module is made, which takes most of the time
+        if new.operands != old.operands or (new.op != old.op and new.op.name not in FORMS):
+            return None
     owners = Owners(after)
     found: dict[str, nn.Module] = {}
-    for old, new in zip(before.nodes.values(), after.nodes.values(), strict=True):
-        if new is old:
-            continue
+    for old, new in changed:
         place = _place(owners, new) if new.op.name in FORMS else None
         if place is not None:
             found[place.path] = place.module
         elif new.op != old.op:
-            return None
-        if new.operands != old.operands:
             return None
     return found
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from netir.dims import same
-from netir.layouts import Layout, concat, size_of
+from netir.layouts import Layout, concat
 from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, expect, promote
 from netir.ops.slices import cut_all
 
@@ -72,25 +72,29 @@ class Cat(Op):
     dim: int = 0
 
     def layouts(self, site: Any) -> Any:
-        shapes = [site.shape(i) for i in range(len(site.node.operands))]
+        shapes = site.shapes()
         rank = len(site.node.types[0].shape)
-        for (layout,) in (s for s in shapes if len(s) < rank):
-            site.freeze(layout, "it is empty")
-        shapes = [s for s in shapes if len(s) == rank]
-        out = list(shapes[0])
-        for shape in shapes[1:]:
-            for axis, layout in enumerate(shape):
-                if axis != self.dim:
-                    site.unify(out[axis], layout)
-        sizes = [size_of(shape[self.dim]) for shape in shapes]
-        whole = all(isinstance(s, int) for s in sizes)
-        if whole:
-            out[self.dim] = concat(shape[self.dim] for shape in shapes)
-        else:
-            out[self.dim] = site.extent(site.node.types[0].shape[self.dim])
-            for shape in shapes:
-                site.freeze(shape[self.dim], "laid beside an axis of open size")
+        full = [shape for shape in shapes if len(shape) == rank]
+        if len(full) < len(shapes):
+            for (layout,) in (shape for shape in shapes if len(shape) < rank):
+                site.freeze(layout, "it is empty")
+        out = list(full[0])
+        for axis, layouts in enumerate(zip(*full, strict=True)):
+            if axis == self.dim:
+                out[axis] = self._joined(site, layouts)
+                continue
+            first = layouts[0]
+            for layout in layouts:
+                if layout is not first:
+                    site.unify(first, layout)
         return [tuple(out)]
+
+    def _joined(self, site: Any, parts: tuple[Layout, ...]) -> Layout:
+        if all(isinstance(term.size, int) for part in parts for term in part):
+            return concat(parts)
+        for part in parts:
+            site.freeze(part, "laid beside an axis of open size")
+        return site.extent(site.node.types[0].shape[self.dim])  # type: ignore[no-any-return]
 
     def linear(self) -> bool:
         return True

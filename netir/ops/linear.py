@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,6 +59,14 @@ class Linear(Op):
         return linear_in_onnx(g, x, weight, bias)
 
 
+@lru_cache
+def _product(left: int, right: int) -> str:
+    """The axis rule for matrices of these ranks; vectors have 1."""
+    operands = "k" if left == 1 else "... m k", "k" if right == 1 else "... k n"
+    there = {"...": max(left, right) > 2, "m": left > 1, "n": right > 1}
+    return f"{', '.join(operands)} -> {' '.join(axis for axis in there if there[axis])}"
+
+
 @dataclass(frozen=True)
 class MatMul(Op):
     """The product of matrices, leading axes broadcast."""
@@ -67,19 +76,7 @@ class MatMul(Op):
             "vdot.default")  # fmt: skip
 
     def layouts(self, site: Any) -> Any:
-        ranks = tuple(len(site.shape(i)) for i in (0, 1))
-        left = "k" if ranks[0] == 1 else "... m k"
-        right = "k" if ranks[1] == 1 else "... k n"
-        out = " ".join(
-            token
-            for token, there in (
-                ("...", max(ranks) > 2),
-                ("m", ranks[0] > 1),
-                ("n", ranks[1] > 1),
-            )
-            if there
-        )
-        return site.apply(f"{left}, {right} -> {out}")
+        return site.apply(_product(len(site.shape(0)), len(site.shape(1))))
 
     def linear(self) -> bool:
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,8 +33,9 @@ class BatchNorm(Op):
     def layouts(self, site: Any) -> Any:
         operands = site.node.operands
         steady = len(operands) > 3 and operands[3] is not None
-        batch, rest = ("n", "...") if steady else ("_", "_*")  # its own statistics mix them
-        return site.apply(f"{batch} c {rest}, c, c, c, c -> {batch} c {rest}")
+        if steady:
+            return site.apply("n c ..., c, c, c, c -> n c ...")
+        return site.apply("_ c _*, c, c, c, c -> _ c _*")  # its own statistics mix positions
 
     def infer(self, x: TensorType, *vectors: TensorType | None) -> TensorType:
         for vector in vectors:
@@ -118,6 +120,13 @@ class InstanceNorm(Op):
         return cls(**call.options)
 
 
+@lru_cache
+def _over_last(count: int) -> str:
+    last = "abcdefgh"[:count]
+    mixed, plain = " ".join(f"{c}!" for c in last), " ".join(last)
+    return f"... {mixed}, {plain}, {plain} -> ... {plain}"
+
+
 @dataclass(frozen=True)
 class _LastAxes(Op):
     """Normalise over the last axes, each of which may be a channel axis."""
@@ -128,9 +137,7 @@ class _LastAxes(Op):
 
     @property
     def axes(self) -> str:
-        last = "abcdefgh"[: len(self.normalized_shape)]
-        mixed, plain = " ".join(f"{c}!" for c in last), " ".join(last)
-        return f"... {mixed}, {plain}, {plain} -> ... {plain}"
+        return _over_last(len(self.normalized_shape))
 
     def layouts(self, site: Any) -> Any:
         (out,) = site.apply(self.axes)

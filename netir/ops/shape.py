@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from netir.dims import divide
-from netir.layouts import regroup, resolve
+from netir.layouts import Layout, regroup, resolve, size_of
 from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, expect, product
 
 if TYPE_CHECKING:
@@ -24,13 +24,14 @@ class Reshape(Op):
     shape: tuple[Dim, ...] = ()
 
     def layouts(self, site: Any) -> Any:
-        terms = sum((resolve(layout) for layout in site.shape(0)), ())
-        sizes = site.node.types[0].shape
-        found = regroup(terms, sizes)
-        for layout in site.shape(0) if None in found else ():
-            if not any(layout is part for part in found):
+        old, sizes = site.shape(0), site.node.types[0].shape
+        kept = _kept(old, sizes)
+        found = [*old[:kept], *regroup(sum(map(resolve, old[kept:]), ()), sizes[kept:])]
+        if None in found:
+            for layout in old:
                 site.freeze(layout, f"cannot be divided into ({', '.join(map(str, sizes))})")
-        shape = tuple(site.extent(s) if f is None else f for f, s in zip(found, sizes, strict=True))
+            found = [site.extent(s) if f is None else f for f, s in zip(found, sizes, strict=True)]
+        shape = tuple(found)
         site.derive("shape", shape)
         return [shape]
 
@@ -60,6 +61,14 @@ class Reshape(Op):
         return cls(call.results[0].shape)
 
 
+def _kept(shape: tuple[Layout, ...], sizes: tuple[Dim, ...]) -> int:
+    """How many leading axes stay as they are."""
+    for count, (layout, size) in enumerate(zip(shape, sizes, strict=False)):
+        if size_of(layout) != size:
+            return count
+    return min(len(shape), len(sizes))
+
+
 @dataclass(frozen=True)
 class Permute(Op):
     """The axes in another order."""
@@ -72,7 +81,7 @@ class Permute(Op):
 
     def layouts(self, site: Any) -> Any:
         shape = site.shape(0)
-        return [tuple(shape[d] for d in self.dims)]
+        return [tuple([shape[d] for d in self.dims])]
 
     def linear(self) -> bool:
         return True
