@@ -132,6 +132,7 @@ class Options:
     results: Path = RESULTS
     only: tuple[str, ...] = ()
     data: Path = Path()
+    large: bool = False
     started: float = field(default_factory=time.perf_counter)
 
     def wanted(self, names: Sequence[str], quick: Sequence[str]) -> list[str]:
@@ -139,21 +140,26 @@ class Options:
         return list(self.only or (quick if self.quick else names))
 
 
-def options(about: str, threads: int = 1, data: bool = False) -> Options:
+def options(
+    about: str, threads: int = 1, data: bool = False, large: bool = False, needed: bool = True
+) -> Options:
     """Read the command line and set up torch; what is imported is left out of collections."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--quick", action="store_true", help="a smoke run; writes no results")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where results are written")
     parser.add_argument("--only", nargs="*", default=(), help="these models only; no results")
     if data:
-        parser.add_argument("--data", type=Path, required=True, help="the folder with the data")
+        parser.add_argument("--data", type=Path, required=needed, default=Path(),
+                            help="the folder with the data")  # fmt: skip
+    if large:
+        parser.add_argument("--large", action="store_true", help="published sizes; hours")
     given = parser.parse_args()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     gc.collect()
     gc.freeze()
     folder = given.data if data else Path()
-    return Options(given.quick, given.results, tuple(given.only), folder)
+    return Options(given.quick, given.results, tuple(given.only), folder, large and given.large)
 
 
 def machine() -> dict[str, Cell]:

@@ -84,11 +84,15 @@ class Live:
 
     @property
     def graph(self) -> Graph:
-        """The network as it is now; its tensors are the model's own."""
+        """The network as it is now; its tensors are the model's own.
+
+        The same object as the last time, with all that is known of it, while they are the same.
+        """
         if self._known is None:
             self._trace()
         assert self._known is not None
         params: dict[str, Param] = {}
+        changed = False
         for name, param in self._known.params.items():
             tensor = tensor_at(self._module, self._paths[name])
             if tensor is None and param.kind == "const":
@@ -99,8 +103,13 @@ class Live:
                     "the model was changed by something else since its last rewrite",
                     where=self._paths[name], fix="make a new Live for it",
                 )  # fmt: skip
-            params[name] = Param(tensor.detach(), param.kind, tensor.requires_grad)
-        return self._known.replace(params=params)
+            if not _same(param, tensor):
+                param = Param(tensor.detach(), param.kind, tensor.requires_grad)
+                changed = True
+            params[name] = param
+        if changed:
+            self._known = self._known.replace(params=params)
+        return self._known
 
     def owner(self, param: str) -> nn.Module | None:
         """The linear layer or convolution whose weight a parameter of the graph is."""
@@ -168,6 +177,19 @@ class Live:
             optimizer.state.update(moved)
             regroup(optimizer, old, new)
         self._replicas.rebuild()
+
+
+def _same(param: Param, tensor: Tensor) -> bool:
+    """Whether a parameter of the graph is this tensor of the model, down to its memory."""
+    data = param.data
+    return (
+        param.trainable == tensor.requires_grad
+        and not data.requires_grad
+        and data.dtype == tensor.dtype
+        and data.device == tensor.device
+        and data.stride() == tensor.stride()
+        and data.data_ptr() == tensor.data_ptr()
+    )
 
 
 def _unshared(before: Graph, after: Graph) -> Graph:

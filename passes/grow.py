@@ -22,6 +22,7 @@ from netir.passes.growth.inits import Init, Wanted
 from netir.passes.growth.plant import Sown, planted
 from netir.passes.growth.seen import Seen
 from netir.spaces import Space
+from netir.where import expect_free
 from netir.width import Planned, WidthPass
 
 INITS: Mapping[str, Init] = MappingProxyType({
@@ -67,6 +68,7 @@ class Grow(WidthPass):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for option, least in (("count", 1), ("round_to", 1), ("candidates", 0)):
             value = getattr(self, option)
             if not isinstance(value, int) or value < least:
@@ -80,6 +82,7 @@ class Grow(WidthPass):
     def bases(
         self, graph: Graph, spaces: Sequence[Space], calibration: Calibration | None
     ) -> Mapping[str, Basis | str]:
+        expect_free(graph, (name for name, _ in self.counts))
         layers = {space: hidden(graph, space) for space in spaces}
         seen = Seen(graph, tuple(layers.values()), calibration, self.seed)
         init = init_called(self.init)

@@ -270,6 +270,38 @@ def test_the_bridge_is_the_gradient_of_a_connection(small: tuple[Graph, Calibrat
     assert moved == pytest.approx(float(read @ matrix.matrix @ made.mT), rel=1e-2)
 
 
+class Branch(nn.Module):
+    """A space that two layers make and two read, the one that is made later not by both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner = nn.Linear(4, 5), nn.Linear(5, 7)
+        self.second, self.head = nn.Linear(7, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        head: Tensor = self.head(y + self.second(torch.tanh(self.inner(y))))
+        return head
+
+
+def test_the_bridge_has_all_that_a_residual_space_is_made_and_read_by() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(12, 4, dtype=torch.float64)
+    graph = netir.trace(Branch().double(), (x,))
+    found = layer(graph, "first")
+    assert [maker.weight for maker in found.makers] == ["first.weight", "second.weight"]
+    assert [reader.weight for reader in found.readers] == ["inner.weight", "head.weight"]
+    seen = Seen(graph, (found,), Calibration([x], [torch.randint(0, 3, (12,))], F.cross_entropy))
+    gradient = bridge(found, seen)
+    assert not isinstance(gradient, str)
+    made, read = (torch.rand(1, n, dtype=torch.float64) for n in gradient.matrix.mT.shape)
+    rows, step = gradient.rows(made), 1e-3
+    up = Fans(1, {n: step * r for n, r in rows.items()}, gradient.columns(step * read))
+    after = planted(graph, [(found.space, Sown.of(found, up))]).graph
+    moved = (mean_loss(after, seen) - mean_loss(graph, seen)) / step**2
+    assert moved == pytest.approx(float(read @ gradient.matrix @ made.mT), rel=1e-2)
+
+
 def test_gradmax_gives_a_relu_a_gradient_at_zero(small: tuple[Graph, Calibration]) -> None:
     want = wanted(small, "6")
     after = grown(want, gradmax(want))

@@ -139,6 +139,11 @@ class Windows:
     def __len__(self) -> int:
         return prod(self._sizes)
 
+    def every(self) -> Tensor:
+        """All rows, as rows x groups x (inputs of a group times taps), in the type of the input."""
+        found = self._view.flip(self._turned) if self._turned else self._view
+        return found.reshape(len(self), self._groups, -1)
+
     def at(self, rows: Tensor) -> Tensor:
         """The given rows, as rows x groups x (inputs of a group times taps), in float64."""
         places = torch.unravel_index(rows.to(self._view.device), self._sizes)

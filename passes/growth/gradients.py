@@ -9,10 +9,13 @@ from netir.basis import Contract
 from netir.calibration import arguments
 from netir.evaluate import run
 from netir.ir import Graph
-from netir.passes.growth.bridge import Bridge, bridge
-from netir.passes.growth.inits import Wanted, carried, drawn_rows, instead, like
+from netir.kernels.svd import leading
+from netir.passes.growth.alone import chain
+from netir.passes.growth.bridge import Bridge, bridge, plain
+from netir.passes.growth.inits import Init, Wanted, carried, drawn_rows, instead, like
 from netir.passes.growth.plant import Fans, Sown, planted
 from netir.passes.growth.seen import Seen
+from netir.passes.growth.sides import slope_shown
 from netir.passes.growth.silence import silenced
 
 
@@ -26,8 +29,8 @@ def gradmax(wanted: Wanted) -> Fans | str:
     found = bridge(wanted.layer, wanted.seen)
     if isinstance(found, str):
         return instead(wanted, found)
-    u, s, _ = torch.linalg.svd(found.matrix, full_matrices=False)
-    count = min(wanted.count, int((s > 0).sum()))
+    u, s = leading(found.matrix, min(wanted.count, *found.matrix.shape))
+    count = int((s > 0).sum())
     if not count:
         return instead(wanted, "the loss has no gradient across it")
     rows = {**carried(wanted, count)}
@@ -112,29 +115,40 @@ def nest(wanted: Wanted) -> Fans | str:
     found = bridge(wanted.layer, wanted.seen)
     if isinstance(found, str):
         return instead(wanted, found)
-    size = found.matrix.abs()
-    taken = size >= torch.quantile(_sample(size.flatten()), 1 - _SHARE)
-    root = torch.where(taken, size, torch.zeros_like(size)).sqrt()
-    signs = torch.randint(
-        0, 2, (wanted.count, *size.shape), generator=wanted.generator, dtype=torch.int8
-    ).to(size.device)
-    made = torch.stack([(root * (2 * s - 1)).sum(0) for s in signs])
-    read = torch.stack([(-found.matrix.sign() * root * (2 * s - 1)).sum(1) for s in signs])
-    up = torch.einsum("uo,oi,ui->u", read, found.matrix, made) > 0
-    read = torch.where(up[:, None], -read, read)
-    rows = found.rows(made)
+    matrix = found.matrix
+    size, root = matrix.abs(), matrix.abs().sqrt()
+    root[size < _threshold(size.flatten())] = 0
+    sign, root = matrix.sign().float(), root.float()
+    made, read = [], []
+    for _ in range(wanted.count):
+        drawn = _signs(matrix.numel(), wanted.generator).to(root.device).view_as(root).mul_(root)
+        made.append(drawn.sum(0))
+        read.append(-torch.einsum("oi,oi->o", drawn, sign))
+    ends, starts = torch.stack(read).to(matrix), torch.stack(made).to(matrix)
+    up = ((ends @ matrix) * starts).sum(1) > 0
+    ends = torch.where(up[:, None], -ends, ends)
+    rows = found.rows(starts)
     rows = {m.weight: like(rows[m.weight], wanted.layer.rows(m)) for m in wanted.layer.makers}
     rows |= carried(wanted, wanted.count)
-    columns = _read(wanted, found, read)
+    columns = _read(wanted, found, ends)
     return Fans(wanted.count, rows, columns, keeps=Contract.CHANGED)
 
 
 _SHARE = 0.4
 
 
-def _sample(values: Tensor, most: int = 1_000_000) -> Tensor:
-    """So many values evenly out of all: torch.quantile takes no more than 16 million."""
-    return values if len(values) <= most else values[:: -(-len(values) // most)]
+def _threshold(sizes: Tensor, most: int = 1_000_000) -> Tensor:
+    """What the largest are not below; of very many, some evenly out of all tell."""
+    few = sizes[:: -(-len(sizes) // most)]
+    found: Tensor = few.kthvalue(int((1 - _SHARE) * (len(few) - 1)) + 1).values
+    return found
+
+
+def _signs(count: int, generator: torch.Generator) -> Tensor:
+    """1 or -1 by chance, a random bit for each."""
+    drawn = torch.randint(0, 256, (-(-count // 8),), generator=generator, dtype=torch.uint8)
+    bits = drawn[:, None].bitwise_and(2 ** torch.arange(8, dtype=torch.uint8)) > 0
+    return bits.flatten()[:count].float().mul_(2).sub_(1)
 
 
 def firefly(wanted: Wanted) -> Fans | str:
@@ -150,6 +164,45 @@ def firefly(wanted: Wanted) -> Fans | str:
     if not wanted.layer.makers:
         return instead(wanted, "no linear layer or convolution makes it")
     tried = _tried(wanted)
+    size = _sizes(wanted, tried)
+    size = _planted_sizes(wanted, tried) if size is None else size
+    best = size.argsort(descending=True, stable=True)[: wanted.count].sort().values
+    return _some(tried, best)
+
+
+def _sizes(wanted: Wanted, tried: Fans) -> Tensor | None:
+    """The gradients' sizes by the rows of units, from what goes on without them.
+
+    They change the function so little that this is all that it takes. None if they cannot be worked
+    out by themselves.
+    """
+    layer, source = wanted.layer, tried.source
+    found = chain(layer)
+    if found is None or source is None or plain(layer):
+        return None
+    pairs, training = wanted.seen.slopes(layer)
+    if training and found.drops:
+        return None
+    maker, copies = found.maker, (source >= 0).nonzero().flatten()
+    rows = tried.rows[maker.weight].clone()
+    rows[copies] = layer.rows(maker)[source[copies]] + tried.apart[maker.weight][copies]
+    total = torch.zeros_like(rows)
+    for values, slopes in pairs:
+        x = values[maker.x].detach()
+        own = rows[:, 0].to(x).requires_grad_()
+        with torch.enable_grad():
+            shown = found.shown(x, own, training, source)
+        back = torch.zeros_like(shown)
+        for reader in layer.readers:
+            columns, slope = tried.columns[reader.weight].clone(), slopes[reader.node.results[0]]
+            columns[copies] = layer.columns(reader)[source[copies]] / 2
+            back += slope_shown(reader, maker.axis, shown.shape, columns.to(slope), slope)
+        total += torch.autograd.grad(shown, own, back)[0].unsqueeze(1).to(total)
+    return total.flatten(1).square().sum(1).cpu()
+
+
+def _planted_sizes(wanted: Wanted, tried: Fans) -> Tensor:
+    """The same of any layer: the units are planted, and the network is run with them."""
     sown = Sown.of(wanted.layer, tried)
     grown = planted(wanted.seen.graph, [(wanted.layer.space, sown)]).graph
     names = [m.weight for m in wanted.layer.makers]
@@ -159,8 +212,7 @@ def firefly(wanted: Wanted) -> Fans | str:
         places = sown.places(maker)[wanted.layer.width :]
         by = slopes[maker.weight].double().movedim(1 - maker.weight_axis, 0)
         size += by[places.to(by.device)].flatten(1).square().sum(1).cpu()
-    best = size.argsort(descending=True, stable=True)[: wanted.count].sort().values
-    return _some(tried, best)
+    return size
 
 
 _APART = 1e-4
@@ -200,4 +252,7 @@ def _read(wanted: Wanted, found: Bridge, vectors: Tensor) -> dict[str, Tensor]:
     return found.columns(sized * (norm if bool(norm) else 1.0) * wanted.scale)
 
 
-__all__ = ["firefly", "gradmax", "mean_loss", "nest", "tiny"]
+SLOPED: frozenset[Init] = frozenset({firefly, gradmax, nest, tiny})
+"""The inits that take gradients."""
+
+__all__ = ["SLOPED", "firefly", "gradmax", "mean_loss", "nest", "tiny"]

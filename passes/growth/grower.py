@@ -7,7 +7,7 @@ of the space.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +20,7 @@ from netir.errors import NetirError
 from netir.ir import Graph
 from netir.passes.grow import Grow, init_called
 from netir.passes.growth.buffer import Buffer
+from netir.passes.growth.gradients import SLOPED
 from netir.passes.growth.hidden import Hidden, hidden
 from netir.passes.growth.inits import Init, Wanted
 from netir.passes.growth.plant import Fans
@@ -56,11 +57,12 @@ class Grower:
 
     `init` chooses their weights. Inputs are kept in a buffer of the newest `buffer` samples, twice
     the largest width if it is 0, and run through the network anew at each reading. With
-    `observe="batch"` a trigger sees what the layers read in the last training step, which costs no
-    run of its own. A reading is taken after every `every` steps, but not within `cool_down` steps
-    after a growth. No layer gets wider than `most` units or `factor` times its first width, the
-    network no larger than `parameters` and `macs` for one sample. `loss` is what inits and triggers
-    that look at gradients need, a function of the network's output and the target.
+    `observe="batch"` what is seen are the values and gradients of the last training step, which
+    costs no run of its own. A reading is taken after every `every` steps, but not within
+    `cool_down` steps after a growth. No layer gets wider than `most` units or `factor` times its
+    first width, the network no larger than `parameters` and `macs` for one sample. `loss` is what
+    inits and triggers that look at gradients need, a function of the network's output and the
+    target.
     """
 
     trigger: Trigger | None = None
@@ -105,7 +107,9 @@ class Grower:
         self._taken = 0
         self._last = -self.cool_down
         self._kept = Buffer()
-        self._watch = Watch()
+        slopes = init_called(self.init) in SLOPED or getattr(self.asked(), "slopes", False)
+        self._watch = Watch(slopes)
+        self._known: tuple[Graph, list[Hidden]] | None = None
         self._memory: dict[str, dict[str, Any]] = {}
 
     def asked(self) -> Trigger | None:
@@ -126,7 +130,7 @@ class Grower:
         if self._taken % self.every or self._taken - self._last < self.cool_down:
             return []
         graph = live.graph
-        layers = self.layers(graph)
+        layers = self.watched(graph)
         seen = self._seen(live, graph, layers)
         counts = self._counts(layers, seen, loss)
         counts = self._affordable(graph, counts, seen.calibration)
@@ -143,6 +147,12 @@ class Grower:
             else:
                 found.append(layer)
         return found
+
+    def watched(self, graph: Graph) -> list[Hidden]:
+        """The same, worked out once for a graph."""
+        if self._known is None or self._known[0] is not graph:
+            self._known = (graph, self.layers(graph))
+        return self._known[1]
 
     def bounds(self, graph: Graph) -> dict[str, tuple[int, int | None]]:
         """The spaces that it watches, each with its width and the most that it may get."""
@@ -176,9 +186,10 @@ class Grower:
         trigger = self.asked()
         assert trigger is not None
         for layer in layers:
-            memory = self._remembered(layer)
+            memory, cap = self._remembered(layer), self._cap(layer)
+            if cap is not None and layer.width >= cap:
+                continue  # whatever a trigger says
             count = int(trigger(Reading(layer, seen, self._taken, memory, loss)))
-            cap = self._cap(layer)
             wide = self._rounded(layer.width + count) if count > 0 else layer.width
             wide = wide if cap is None else min(wide, max(cap, layer.width))
             if wide > layer.width:
@@ -216,12 +227,12 @@ class Grower:
     ) -> list[Event]:
         names = tuple((space.name, count) for space, count in counts.items())
         notes: dict[str, str] = {}
-        rewrite = Grow(" ".join(n for n, _ in names), counts=names, init=self._noting(notes),
+        rewrite = Grow(" ".join(n for n, _ in names), counts=names, init=self._noting(notes, seen),
                        candidates=self.candidates, scale=self.scale,
                        seed=self.seed + self._taken)  # fmt: skip
         result = live.apply(rewrite, seen.calibration)
         self.left |= dict(result.report.skipped)
-        after = {space.name: space.size for space in result.graph.spaces()}
+        after = {space.name: space.size for space in live.graph.spaces()}
         init = str(getattr(self.init, "__name__", self.init))
         found = [
             Event(self._taken, name, space.size, after[name],
@@ -233,13 +244,14 @@ class Grower:
         self._last = self._taken
         return found
 
-    def _noting(self, notes: dict[str, str]) -> Init:
-        """The init, of which what it could not do is noted by the name of the space."""
+    def _noting(self, notes: dict[str, str], seen: Seen) -> Init:
+        """The init, told what is seen; what it could not do is noted by the name of the space."""
         init = init_called(self.init)
 
         @wraps(init)
         def noting(wanted: Wanted) -> Fans | str:
-            fans = init(wanted)
+            known = wanted.seen.graph is seen.graph
+            fans = init(replace(wanted, seen=seen) if known else wanted)
             if isinstance(fans, Fans) and fans.why:
                 notes[wanted.layer.space.name] = fans.why
             return fans

@@ -6,13 +6,14 @@ sum over the space. Any other weight that has the space only carries it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from netir.ir import Graph, Node
-from netir.layouts import Atom, atoms
+from netir.layouts import Atom, atoms, resolve
 from netir.passes.compensation.consumers import Consumer, summing
 from netir.passes.scores.activity import reading_places
 from netir.passes.scores.members import positions
@@ -32,6 +33,14 @@ class Hidden:
     value: str
     """The activations that the first reader reads; empty where nothing reads any."""
     axis: int
+    _found: dict[tuple[str, int], Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether the activations have just one entry for each index, in order, on their axis."""
+        places = self.entries(self.value, self.axis)
+        shape = self.graph.analysis.shape(self.value)[self.axis]
+        return resolve(shape) == (self.space.atom,) and places.shape[1] == 1
 
     @property
     def width(self) -> int:
@@ -39,7 +48,11 @@ class Hidden:
 
     def entries(self, operand: str, axis: int) -> Tensor:
         """The entries of an operand's axis that belong to each index: a row for each."""
-        return positions(self.graph.analysis.shape(operand)[axis], self.space.atom)
+        key = operand, axis
+        if key not in self._found:
+            layout = self.graph.analysis.shape(operand)[axis]
+            self._found[key] = positions(layout, self.space.atom)
+        return self._found[key]
 
     def rows(self, maker: Consumer) -> Tensor:
         """The weights of each index: indices x entries of one x what they read, in float64."""
@@ -49,6 +62,19 @@ class Hidden:
     def columns(self, reader: Consumer) -> Tensor:
         """The weights that read each index: indices x entries of one x what they make."""
         return self._taken(reader.weight, reader.weight_axis)
+
+    def row_shape(self, maker: Consumer) -> tuple[int, ...]:
+        """The shape of the weights of one index."""
+        return self._shape(maker.weight, row_axis(maker))
+
+    def column_shape(self, reader: Consumer) -> tuple[int, ...]:
+        """The shape of the weights that read one index."""
+        return self._shape(reader.weight, reader.weight_axis)
+
+    def _shape(self, weight: str, axis: int) -> tuple[int, ...]:
+        shape = self.graph.params[weight].data.shape
+        rest = [size for other, size in enumerate(shape) if other != axis]
+        return self.entries(f"@{weight}", axis).shape[1], *rest
 
     def _taken(self, weight: str, axis: int) -> Tensor:
         data = self.graph.params[weight].data.detach().to(torch.float64).movedim(axis, 0)

@@ -6,7 +6,7 @@ starts at zero. Sizes follow the layer: every new row gets the mean norm of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil, prod
 
@@ -17,6 +17,7 @@ from netir.evaluate import values_of
 from netir.ir import Ref
 from netir.kernels.rank import bordered
 from netir.passes.compensation.consumers import Consumer
+from netir.passes.growth.alone import chain, rows_of
 from netir.passes.growth.hidden import Hidden
 from netir.passes.growth.plant import Fans, Sown, planted
 from netir.passes.growth.seen import Seen, between, columns_of
@@ -109,19 +110,48 @@ def pre(wanted: Wanted) -> Fans | str:
     noise = torch.randn(
         prod(shape[:2]), len(x), generator=wanted.generator, dtype=x.dtype
     ).to(x.device)
-    basis = _range(z)
-    for _ in range(2):
-        noise -= (noise @ basis) @ basis.mT
-    found = torch.linalg.lstsq(x, noise.mT, driver="gelsd").solution.mT
+    found = _preimages(x, old, z, noise)
     rows = {**drawn.rows, maker.weight: sized(found.reshape(shape), wanted.layer, maker)}
     return _best(wanted, Fans(wanted.tried, rows, keeps=drawn.keeps))
 
 
-def _range(matrix: Tensor) -> Tensor:
-    """An orthonormal basis of what the columns of a matrix span."""
-    u, s, _ = torch.linalg.svd(matrix, full_matrices=False)
-    basis: Tensor = u[:, s > s.max() * max(matrix.shape) * torch.finfo(s.dtype).eps]
-    return basis
+def _preimages(x: Tensor, old: Tensor, z: Tensor, noise: Tensor) -> Tensor:
+    """Rows that give what is left of noise at right angles to all results there.
+
+    That is the noise without its part along the results, carried back by the pseudoinverse of the
+    inputs. Where these are independent enough the equations of their smaller side do, and what
+    rounding left along the results is taken away; else the inputs are decomposed.
+    """
+    u, s, v = torch.linalg.svd(z, full_matrices=False)
+    there = s > s.max() * max(z.shape) * torch.finfo(s.dtype).eps
+    basis = u[:, there]
+    for _ in range(2):
+        noise = noise - (noise @ basis) @ basis.mT
+    found = _quick(x, noise)
+    if found is not None:
+        back = (v[there].mT / s[there]).mT @ old
+        for _ in range(2):
+            found -= ((found @ x.mT) @ basis) @ back
+        made = found @ x.mT
+        if bool(((made @ basis).norm(dim=1) <= _RIGHT * made.norm(dim=1)).all()):
+            return found
+    solved: Tensor = torch.linalg.lstsq(x, noise.mT, driver="gelsd").solution.mT
+    return solved
+
+
+_RIGHT = 1e-12
+"""The cosine up to which an angle is a right one."""
+
+
+def _quick(x: Tensor, noise: Tensor) -> Tensor | None:
+    """Noise carried back by the pseudoinverse of a matrix, where that is well conditioned."""
+    wide = x.shape[0] < x.shape[1]
+    side = x @ x.mT if wide else x.mT @ x
+    factor, failed = torch.linalg.cholesky_ex(side)
+    if int(failed):
+        return None
+    solved = torch.cholesky_solve(noise.mT if wide else x.mT @ noise.mT, factor)
+    return (x.mT @ solved if wide else solved).mT
 
 
 def select(wanted: Wanted) -> Fans | str:
@@ -143,6 +173,27 @@ def _best(wanted: Wanted, many: Fans) -> Fans:
 
 def _activations(wanted: Wanted, many: Fans) -> tuple[Tensor, Tensor]:
     """The activations of the units there and of new ones, a column for each."""
+    found = chain(wanted.layer)
+    if found is None or set(many.rows) != {found.maker.weight}:
+        return _together(wanted, many)
+    layer, names = wanted.layer, (found.maker.x, wanted.layer.value)
+    batches, training = wanted.seen.having(names)
+    if training and found.drops:
+        batches, training = wanted.seen.values, False
+    weight = many.rows[found.maker.weight][:, 0]
+    places = layer.entries(layer.value, layer.axis)
+    old, new = [], []
+    for batch in _enough(wanted, many, batches, names):
+        x, value = (batch[name].detach() for name in names)
+        with torch.no_grad():
+            shown = found.shown(x, weight.to(x), training)
+        old.append(columns_of(value, layer.axis, places))
+        new.append(rows_of(shown, found.maker))
+    return torch.cat(old), torch.cat(new)
+
+
+def _together(wanted: Wanted, many: Fans) -> tuple[Tensor, Tensor]:
+    """The same of any layer: all its units are worked out anew with the new ones among them."""
     layer, graph = wanted.layer, wanted.seen.graph
     sown = Sown.of(layer, many)
     grown = planted(graph, [(layer.space, sown)]).graph
@@ -154,18 +205,24 @@ def _activations(wanted: Wanted, many: Fans) -> tuple[Tensor, Tensor]:
     )
     layout = graph.analysis.shape(layer.value)[layer.axis]
     places = positions(layout, layer.space.atom, sown.sizes.size)
-    enough = max(_ROWS, 4 * (layer.width + many.count))
-    rows = sum(batch[layer.value].numel() for batch in wanted.seen.values) / layer.width
+    few = _enough(wanted, many, wanted.seen.values, outside)
     with torch.no_grad():
-        found = [
-            values_of(part, _few({name: batch[name] for name in outside}, enough / rows))
-            for batch in wanted.seen.values
-        ]
+        found = [values_of(part, batch) for batch in few]
     every = torch.cat([columns_of(batch[layer.value], layer.axis, places) for batch in found])
     return every[:, : layer.width], every[:, layer.width :]
 
 
-_ROWS = 8192
+def _enough(
+    wanted: Wanted, many: Fans, batches: Sequence[Mapping[str, Tensor]], names: Iterable[str]
+) -> list[dict[str, Tensor]]:
+    """These values of so many samples as it takes to tell candidates apart."""
+    layer = wanted.layer
+    enough = max(_ROWS, 4 * (layer.width + many.count))
+    rows = sum(batch[layer.value].numel() for batch in batches) / layer.width
+    return [_few({name: batch[name] for name in names}, enough / rows) for batch in batches]
+
+
+_ROWS = 1024
 """Rows of activations by which candidates are told apart; of images every position is one."""
 
 

@@ -17,11 +17,15 @@ from netir.errors import NetirError
 from netir.evaluate import behind, input_values, values_of
 from netir.ir import Graph, Node
 from netir.kernels.gram import Gram, GramSum
-from netir.kernels.rank import count_above, effective_rank
+from netir.kernels.rank import all_above, count_above, effective_rank
 from netir.passes.compensation.consumers import Consumer, Windows
 from netir.passes.growth.hidden import Hidden
+from netir.passes.growth.watch import Caught
 
 Loss = Callable[[Any, Any], Tensor]
+Parts = Sequence[tuple[Tensor, int]]
+Pairs = Sequence[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]
+Gradients = tuple[list[dict[str, Tensor]], dict[str, Tensor]]
 
 
 class Seen:
@@ -33,14 +37,14 @@ class Seen:
         layers: Sequence[Hidden],
         calibration: Calibration | None,
         seed: int = 0,
-        caught: Mapping[str, Tensor] | None = None,
+        caught: Caught | None = None,
     ) -> None:
         self.graph = graph
         self.layers = tuple(layers)
         self.calibration = calibration
         self.seed = seed
         self.caught = caught
-        """Values that are known already, such as those of the last step; then no others are run."""
+        """What is known of the last step already; a trigger then looks at nothing else."""
 
     def data(self, by: str) -> Calibration:
         """The calibration, or an error that says what needs it."""
@@ -59,48 +63,84 @@ class Seen:
         if not layer.value:
             raise NetirError(f"no activations of '{layer.space.name}' are read")
         places = layer.entries(layer.value, layer.axis)
-        batches = self.values if self.caught is None else [self.caught]
-        return torch.cat([columns_of(batch[layer.value], layer.axis, places) for batch in batches])
+        every = [columns_of(batch[layer.value], layer.axis, places) for batch in self._read()]
+        return torch.cat(every)
+
+    def _read(self) -> Sequence[Mapping[str, Tensor]]:
+        return self.values if self.caught is None else [self.caught.values]
+
+    def having(self, names: Iterable[str]) -> tuple[Sequence[Mapping[str, Tensor]], bool]:
+        """For each batch these values and others, and whether they are of a step in train mode.
+
+        They are those of the last step if all are known, else those of a run.
+        """
+        if self.caught is not None and all(name in self.caught.values for name in names):
+            return [self.caught.values], self.caught.training
+        return self.values, False
 
     def shows(self, layer: Hidden) -> bool:
         """Whether the activations of a layer are there to be looked at."""
-        return bool(layer.value) and (self.caught is None or layer.value in self.caught)
+        return bool(layer.value) and (self.caught is None or layer.value in self.caught.values)
 
     def gram(self, layer: Hidden) -> Gram:
         """The mean product of every two columns of the activations, in float64."""
-        places = layer.entries(layer.value, layer.axis)
-        batches = self.values if self.caught is None else [self.caught]
-        total = GramSum()
-        for batch in batches:
-            value, axis = batch[layer.value].detach(), layer.axis
-            if places.shape[1] > 1 or not bool(
-                (places[:, 0] == torch.arange(value.shape[axis])).all()
-            ):
-                value, axis = value.movedim(axis, 0)[places.to(value.device)].flatten(1), 0
-            try:
-                total.add(value, axis)
-            except ValueError as error:
-                raise NetirError(
-                    f"the activations of '{layer.space.name}' cannot be used: {error}",
-                    fix="lower the learning rate, or look at the data",
-                ) from error
-        return total.gram
+        return self._summed(layer, GramSum(), self._parts(layer)).gram
 
-    def rank(self, layer: Hidden, epsilon: float) -> tuple[int, int]:
+    def rows(self, layer: Hidden) -> int:
+        """How many rows the activations of a layer have."""
+        entries = layer.entries(layer.value, layer.axis).shape[1]
+        every = [batch[layer.value] for batch in self._read()]
+        return entries * sum(value.numel() // value.shape[layer.axis] for value in every)
+
+    def rank(self, layer: Hidden, epsilon: float, full: bool = False) -> int:
         """How many singular values of the activations over the root of the rows are above ε.
 
-        Also the number of rows. What the sums cannot tell for certain the values themselves do.
+        What the sums cannot tell for certain the values themselves do. With `full` it is tried
+        first whether every index adds to the rank, if possible with an eighth of the rows: those
+        left out can only add to it.
         """
-        gram = self.gram(layer)
+        parts, total, rows = self._parts(layer), GramSum(), self.rows(layer)
+        share = max(1 / 8, 2 * layer.width / rows)
+        if full and share < 1 / 2:
+            first = [part for value, axis in parts for part in _some(value, axis, 0, share)]
+            parts = [part for value, axis in parts for part in _some(value, axis, share, 1)]
+            if first and all_above(self._summed(layer, total, first).over(rows), epsilon):
+                return layer.width
+        gram = self._summed(layer, total, parts).gram
+        if full and all_above(gram, epsilon):
+            return layer.width
         found = count_above(gram, epsilon)
         if found is None:
             found = effective_rank(self.activations(layer), epsilon, "svd").count
-        return found, gram.rows
+        return found
+
+    def _parts(self, layer: Hidden) -> list[tuple[Tensor, int]]:
+        """The activations of a layer batch for batch, and the axis that has an entry an index."""
+        places = layer.entries(layer.value, layer.axis)
+        found = []
+        for batch in self._read():
+            value, axis = batch[layer.value].detach(), layer.axis
+            if not layer.plain:
+                value, axis = value.movedim(axis, 0)[places.to(value.device)].flatten(1), 0
+            found.append((value, axis))
+        return found
+
+    def _summed(self, layer: Hidden, total: GramSum, parts: Parts) -> GramSum:
+        try:
+            for value, axis in parts:
+                total.add(value, axis)
+        except ValueError as error:
+            raise NetirError(
+                f"the activations of '{layer.space.name}' cannot be used: {error}",
+                fix="lower the learning rate, or look at the data",
+            ) from error
+        return total
 
     def windows(self, maker: Consumer, most: int = 4096) -> Tensor:
         """What a product reads at positions drawn by chance: rows x groups x inputs of a group."""
         kernel = tuple(self.graph.params[maker.weight].data.shape[2:])
-        views = [Windows(maker, batch[maker.x].detach(), kernel) for batch in self.values]
+        batches, _ = self.having([maker.x])
+        views = [Windows(maker, batch[maker.x].detach(), kernel) for batch in batches]
         generator = torch.Generator().manual_seed(self.seed)
         total = sum(map(len, views))
         drawn = torch.randperm(total, generator=generator)[:most].sort().values
@@ -112,17 +152,59 @@ class Seen:
             start += len(view)
         return torch.cat(found)
 
+    def slopes(self, layer: Hidden) -> tuple[Pairs, bool]:
+        """For each batch what makers of a layer read, and the gradients by what its readers make.
+
+        Also whether they are of a step in train mode.
+        """
+        if self.caught is not None and self._sloped(self.caught, layer):
+            return [(self.caught.values, self.caught.slopes)], self.caught.training
+        gradients, _ = self.gradients(r.node.results[0] for r in layer.readers)
+        return list(zip(self.values, gradients, strict=True)), False
+
+    def tells_slopes(self, layer: Hidden) -> bool:
+        """Whether gradients are there to be looked at; else the first step is yet to come."""
+        known = self.calibration is not None and self.calibration.loss is not None
+        return known or self.caught is None or self._sloped(self.caught, layer)
+
+    @staticmethod
+    def _sloped(caught: Caught, layer: Hidden) -> bool:
+        made = {r.node.results[0] for r in layer.readers}
+        return caught.slopes.keys() >= made and caught.values.keys() >= {m.x for m in layer.makers}
+
+    def squares(self, weight: str, axis: int) -> Tensor:
+        """Along an axis of a weight the sums of the squares of its gradients, in float64."""
+        found = None if self.caught is None else self.caught.squares.get((weight, axis))
+        if found is None:
+            _, by_param = self.gradients((), [weight])
+            found = by_param[weight].movedim(axis, 0).flatten(1).square().sum(1)
+        return found.double()
+
     def gradients(
         self, values: Iterable[str], params: Iterable[str] = ()
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """Of the mean loss: by each value, batch for batch, and by each parameter in all."""
+        wanted, names = list(dict.fromkeys(values)), list(dict.fromkeys(params))
+        parts = [p for h in self.layers for p in (*h.makers, *h.readers)]
+        own = {r.node.results[0] for h in self.layers for r in h.readers}
+        if own.issuperset(wanted) and {p.weight for p in parts}.issuperset(names):
+            return self._gradients
+        return self._run(wanted, names)
+
+    @cached_property
+    def _gradients(self) -> Gradients:
+        """The gradients that may be asked for, all from one run."""
+        parts = [p for h in self.layers for p in (*h.makers, *h.readers)]
+        results = dict.fromkeys(r.node.results[0] for h in self.layers for r in h.readers)
+        return self._run(list(results), list(dict.fromkeys(p.weight for p in parts)))
+
+    def _run(self, wanted: Sequence[str], names: Sequence[str]) -> Gradients:
         calibration = self.data("a gradient")
         if calibration.loss is None:
             raise NetirError(
                 "this needs gradients, and there is no loss",
                 fix="pass Calibration(batches, targets, loss), or a loss to the grower",
             )
-        wanted, names = list(dict.fromkeys(values)), list(dict.fromkeys(params))
         found: list[dict[str, Tensor]] = []
         total = {n: torch.zeros_like(self.graph.params[n].data) for n in names}
         count = len(calibration.batches)
@@ -143,6 +225,13 @@ class Seen:
         with torch.no_grad():
             have = values_of(self.graph, inputs, keep=set(names).__contains__)
         return {name: torch.zeros_like(have[name]) for name in names}
+
+
+def _some(value: Tensor, axis: int, start: float, end: float) -> Parts:
+    """The rows of an activation from one share of all to another, if there are any."""
+    along = 0 if axis % value.dim() else 1
+    first, last = (int(share * value.shape[along]) for share in (start, end))
+    return [(value.narrow(along, first, last - first), axis)] if last > first else []
 
 
 def _share(loss: Loss, target: Any, count: int, output: Any) -> Tensor:

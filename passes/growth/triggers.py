@@ -10,14 +10,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil, floor, inf
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from netir.errors import NetirError
 from netir.kernels.rank import effective_rank, orthogonality
+from netir.passes.compensation.consumers import Consumer
 from netir.passes.growth.bridge import bridge
-from netir.passes.growth.hidden import Hidden
+from netir.passes.growth.hidden import Hidden, row_axis
 from netir.passes.growth.inits import EPSILON
 from netir.passes.growth.seen import Seen
 
@@ -73,12 +75,12 @@ class Activations:
             return 0
         if self.metric == "gap":
             gram = reading.seen.gram(layer)
-            found, count = orthogonality(gram.matrix, gram.rows), layer.width + 1
-        else:
-            rank, count = reading.seen.rank(layer, self.epsilon)
-            found = rank / layer.width
-        if count <= layer.width:
+            found = orthogonality(gram.matrix, gram.rows)
+        elif reading.seen.rows(layer) <= layer.width:
             return 0
+        else:
+            full = reading.memory.get("value") == 1
+            found = reading.seen.rank(layer, self.epsilon, full) / layer.width
         spatial = any(m.spatial for m in layer.makers)
         return _lacking(reading, found, self.gamma, running=spatial, whole=self.whole)
 
@@ -99,7 +101,7 @@ class Weights:
         layer = reading.layer
         if not layer.makers:
             return 0
-        rows = torch.cat([layer.rows(m).flatten(1).flatten(1) for m in layer.makers], 1)
+        rows = torch.cat([_rows(layer, m) for m in layer.makers], 1)
         try:
             rank = effective_rank(rows.mT, self.epsilon)
         except ValueError as error:
@@ -109,6 +111,14 @@ class Weights:
             ) from error
         found = rank.count / layer.width
         return _lacking(reading, found, self.gamma, running=False, whole=self.whole)
+
+
+def _rows(layer: Hidden, maker: Consumer) -> Tensor:
+    """The weights of each index, as they are where that is possible."""
+    weight, axis = layer.graph.params[maker.weight].data, row_axis(maker)
+    if layer.graph.analysis.shape(f"@{maker.weight}")[axis] == (layer.space.atom,):
+        return weight.detach().movedim(axis, 0).flatten(1)
+    return layer.rows(maker).flatten(1)
 
 
 def _lacking(
@@ -128,29 +138,35 @@ class Gradients:
     """As many as directions across the layer in which the loss falls faster than in its weights.
 
     Counts the singular values of the gradient across a layer above the sum over its units of the
-    gradient norms of both of their sides.
+    gradient norms of both of their sides. Where a few products show that there is none, nothing
+    else is worked out.
     """
+
+    slopes: ClassVar[bool] = True
+    """It takes the gradients of the last step, where a grower observes that."""
 
     def __call__(self, reading: Reading) -> int:
         layer = reading.layer
+        if not reading.seen.tells_slopes(layer):
+            return 0
         found = bridge(layer, reading.seen)
         if isinstance(found, str):
             return 0
-        names = [p.weight for p in (*layer.makers, *layer.readers)]
-        _, slopes = reading.seen.gradients((), names)
         norms = torch.zeros(layer.width, dtype=torch.float64)
         made = [(m.weight, 1 - m.weight_axis) for m in layer.makers]
         read = [(r.weight, r.weight_axis) for r in layer.readers]
         for side in (made, read):
             squares = torch.zeros(layer.width, dtype=torch.float64)
             for name, axis in side:
-                by = slopes[name].double().movedim(axis, 0)
-                places = layer.entries(f"@{name}", axis).to(by.device)
-                squares += by[places].flatten(1).square().sum(1).cpu()
+                along = reading.seen.squares(name, axis).cpu()
+                squares += along[layer.entries(f"@{name}", axis)].sum(1)
             norms += squares.sqrt()
+        least = float(norms.sum())
+        if found.below(least):
+            return 0
         values = torch.linalg.svdvals(found.matrix)
         reading.memory["value"] = float(values[0])
-        return int((values > float(norms.sum())).sum())
+        return int((values > least).sum())
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class GrowAndPrune(Grower):
         if not first and not due:
             return []
         graph = live.graph
-        layers = self.layers(graph)
+        layers = self.watched(graph)
         seen = self._seen(live, graph, layers)
         gone, come = self._wanted(layers, seen)
         events = self._pruned(live, layers, gone, seen) if gone else []
@@ -68,7 +68,7 @@ class GrowAndPrune(Grower):
         counts = {s: come[s.name] for s in graph.spaces() if s.name in come}
         counts = self._affordable(graph, counts, seen.calibration)
         if counts:
-            again = Seen(graph, self.layers(graph), seen.calibration, self.seed + self._taken)
+            again = Seen(graph, self.watched(graph), seen.calibration, self.seed + self._taken)
             events += self._grown(live, graph, counts, again)
         for event in events:
             self._memory[event.space].pop("star", None)
@@ -81,11 +81,11 @@ class GrowAndPrune(Grower):
         gone: dict[str, int] = {}
         come: dict[str, int] = {}
         for layer in layers:
-            rank, count = seen.rank(layer, self.epsilon) if seen.shows(layer) else (0, 0)
-            if count <= layer.width:
+            if not seen.shows(layer) or seen.rows(layer) <= layer.width:
                 continue
             memory, name = self._remembered(layer), layer.space.name
-            share = memory["value"] = rank / layer.width
+            full = memory.get("value") == 1
+            share = memory["value"] = seen.rank(layer, self.epsilon, full) / layer.width
             star = memory.setdefault("star", share)
             cap = self._cap(layer)
             most = layer.width - self.least
