@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import netir
+from bench.reproduce.drawing import Point
 from netir.passes.methods import Grower
 
 
@@ -37,8 +38,9 @@ class Trained:
     parameters: int
     widths: list[int]
     seconds: float
+    """Of one thread's processor time."""
     growing: float
-    """Seconds that looking and growing took."""
+    """Seconds of it that looking and growing took."""
 
 
 def mlp(inputs: int, widths: Sequence[int], classes: int) -> nn.Sequential:
@@ -66,7 +68,7 @@ def trained(
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     live = netir.Live(model, optimizer)
     generator = torch.Generator().manual_seed(seed)
-    start, growing = time.perf_counter(), 0.0
+    start, growing = time.thread_time(), 0.0
     for _ in range(epochs):
         for x, y in data.batches(size, generator):
             optimizer.zero_grad()
@@ -74,15 +76,16 @@ def trained(
             loss.backward()
             optimizer.step()
             if grower is not None:
-                before = time.perf_counter()
+                before = time.thread_time()
                 grower.step(live, x, y, loss=loss.item())
-                growing += time.perf_counter() - before
+                growing += time.thread_time() - before
+    seconds = time.thread_time() - start
     with torch.no_grad():
         x, y = data.test
         accuracy = float((model(x).argmax(1) == y).float().mean())
     widths = [m.out_features for m in model.modules() if isinstance(m, nn.Linear)][:-1]
     numbers = sum(p.numel() for p in model.parameters())
-    return Trained(accuracy, numbers, widths, time.perf_counter() - start, growing)
+    return Trained(accuracy, numbers, widths, seconds, growing)
 
 
 def over_seeds(seeds: Sequence[int], run: Callable[[int], Trained]) -> list[Trained]:
@@ -93,7 +96,16 @@ def over_seeds(seeds: Sequence[int], run: Callable[[int], Trained]) -> list[Trai
     return found
 
 
+def spread(values: Sequence[float]) -> float:
+    """The standard deviation; 0 of a single value."""
+    return stdev(values) if len(values) > 1 else 0.0
+
+
 def figure(values: Sequence[float], digits: int = 1) -> str:
     """A mean and a standard deviation."""
-    spread = stdev(values) if len(values) > 1 else 0.0
-    return f"{mean(values):.{digits}f} ± {spread:.{digits}f}"
+    return f"{mean(values):.{digits}f} ± {spread(values):.{digits}f}"
+
+
+def point(across: Sequence[float], up: Sequence[float]) -> Point:
+    """The means, and the standard deviations."""
+    return Point(mean(across), mean(up), spread(across), spread(up))
