@@ -54,6 +54,8 @@ class Reader:
         self._trained: set[str] = set()
         self._names: set[str] = set()
         self._where = ""
+        self.narrow: dict[str, str] = {}
+        """By the call of an op the reason why its sizes do not fit, as far as they are known."""
 
     @property
     def written(self) -> list[str]:
@@ -231,7 +233,8 @@ class Reader:
             return None
         try:
             found = op.infer(*(None if o is None else self._types[o] for o in call.operands))
-        except NetirError:
+        except NetirError as error:
+            self.narrow[call.base] = error.what
             return None
         types = (found,) if isinstance(found, TensorType) else found or ()
         if shape is not None:

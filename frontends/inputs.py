@@ -49,6 +49,8 @@ class Call:
                 raise NetirError(
                     f"dynamic names no input of the model: '{name}'", fix=nearest(name, named)
                 )
+        for name, axes in (dynamic or {}).items():
+            _check_axes(name, axes, named[name])
         leaves, spec = pytree.tree_flatten((given, keywords))
         numbered = pytree.tree_unflatten(range(len(leaves)), spec)
         owners = {
@@ -102,6 +104,24 @@ class Call:
         spec = pytree.tree_structure((self.args, self.kwargs))
         args, kwargs = pytree.tree_unflatten(marked, spec)
         return {name: tree_of(v) for name, v in named_arguments(model, args, kwargs).items()}
+
+
+def _check_axes(name: str, axes: Any, part: Any) -> None:
+    """Refuse axes that an input has not, and names that no size can have."""
+    sound = isinstance(axes, Mapping) and all(
+        isinstance(axis, int) and isinstance(wish, str) and wish.isidentifier()
+        for axis, wish in axes.items()
+    )
+    if not sound:
+        raise NetirError(
+            f"dynamic of '{name}' is {axes!r}", fix=f"name axes, as in {{'{name}': {{0: 'batch'}}}}"
+        )
+    ranks = [leaf.dim() for leaf in pytree.tree_leaves(part) if isinstance(leaf, Tensor)]
+    for axis in axes:
+        if any(not 0 <= axis < rank for rank in ranks):
+            raise NetirError(
+                f"dynamic: '{name}' has no axis {axis}", fix=f"use 0 to {min(ranks) - 1}"
+            )
 
 
 def named_arguments(

@@ -6,9 +6,12 @@ the operators. Names, tied weights and the module that each call came from survi
 
 from __future__ import annotations
 
+import io
+import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +21,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
-from netir.errors import NetirError, NetirWarning
+from netir.errors import NetirError, NetirWarning, first_line
 from netir.frontends.aten import Reader
 from netir.frontends.inputs import Call, plain_signature, tree_of
 from netir.frontends.sizes import SizeReader
@@ -57,19 +60,35 @@ def _exported(model: nn.Module, call: Call) -> ExportedProgram:
     return _export(model, call)
 
 
+_FIRST = "make torch.export.export(model.eval(), args) work first"
+_REGISTER = "for a dataclass, call torch.export.register_dataclass on it before tracing"
+
+
 def _export(model: nn.Module, call: Call) -> ExportedProgram:
-    with warnings.catch_warnings(), recorded():
-        warnings.simplefilter("ignore")
+    with _quiet(), recorded():
         try:
             return torch.export.export(
                 model, call.args, call.kwargs, dynamic_shapes=call.shapes(model), strict=False
             )
         except Exception as error:
-            reason = next(iter(str(error).strip().splitlines()), repr(error))
+            unknown = "register a pytree" in str(error)
             raise NetirError(
-                f"torch.export cannot export {type(model).__name__}: {reason}",
-                fix="make torch.export.export(model.eval(), args) work first",
+                f"torch.export cannot export {type(model).__name__}: {first_line(error)}",
+                fix=_REGISTER if unknown else _FIRST,
             ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tracebacks and graphs that torch writes where it fails, and its warnings."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def read_program(program: ExportedProgram, model: nn.Module, call: Call, name: str = "") -> Graph:
@@ -84,6 +103,7 @@ def read_program(program: ExportedProgram, model: nn.Module, call: Call, name: s
     reader.read(program.graph)
     output = _output(program, reader)
     _warn_of_writes(reader)
+    _warn_of_sizes(reader, call)
     return Graph(
         name=name or type(model).__name__,
         inputs=inputs,
@@ -189,6 +209,20 @@ def _warn_of_writes(reader: Reader) -> None:
             NetirWarning,
             stacklevel=4,
         )
+
+
+def _warn_of_sizes(reader: Reader, call: Call) -> None:
+    """Tell of ops that fit only some of the sizes that were asked for."""
+    asked = {wish for axes in call.asked.values() for wish in axes.values()}
+    for base, why in reader.narrow.items():
+        wrong = [wish for wish in sorted(asked) if re.search(rf"\b{re.escape(wish)}\b", why)]
+        if wrong:
+            warnings.warn(
+                f"{base} does not fit every size: {why}. It is kept as torch has it; leave "
+                f"{' and '.join(wrong)} out of dynamic, or write the model for any size",
+                NetirWarning,
+                stacklevel=4,
+            )
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def select(index: Tensor | list[int]) -> Basis:
     return Basis(torch.as_tensor(index, dtype=torch.int64))
 
 
-def replicate(index: Tensor | list[int], share: Tensor | None = None) -> Basis:
+def replicate(index: Tensor | list[int], share: Tensor | list[float] | None = None) -> Basis:
     """Copy indices; whatever sums over a copied one shares it out, equally unless `share` says.
 
     The shares of the copies of one index must sum to 1.
@@ -84,7 +84,7 @@ def replicate(index: Tensor | list[int], share: Tensor | None = None) -> Basis:
     found = torch.as_tensor(index, dtype=torch.int64)
     if share is None:
         share = 1.0 / torch.bincount(found)[found].to(torch.float64)
-    return Basis(found, share.to(torch.float64))
+    return Basis(found, torch.as_tensor(share, dtype=torch.float64))
 
 
 def extend(size: int, count: int) -> Basis:
@@ -231,7 +231,9 @@ def check_basis(space: Space, basis: Basis) -> None:
         return
     index = basis.index
     if index is None or index.dim() != 1 or not len(index):
-        raise NetirError(f"the new width of '{space.name}' must be at least 1")
+        raise NetirError(
+            f"the new width of '{space.name}' must be at least 1", fix="name one index or more"
+        )
     if int(index.max()) >= space.size or int(index.min()) < -1:
         raise NetirError(
             f"an index of '{space.name}' is outside its {space.size}",

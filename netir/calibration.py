@@ -36,7 +36,7 @@ class Calibration:
                 fix="pass a list of batches, each a tensor, a tuple of arguments or a mapping",
             )
         if not len(self.batches):
-            raise NetirError("a calibration needs at least one batch")
+            raise NetirError("a calibration needs at least one batch", fix="give some batches")
         if self.targets is not None and len(self.targets) != len(self.batches):
             raise NetirError(
                 f"{len(self.targets)} targets for {len(self.batches)} batches",
@@ -76,6 +76,11 @@ def needed(calibration: Calibration | None, by: str) -> Calibration:
     if calibration is None:
         raise DataError(
             f"{by} needs data", fix="pass calibration=netir.Calibration(batches) to apply"
+        )
+    if not isinstance(calibration, Calibration):
+        raise NetirError(
+            f"{by} needs a calibration, not {type(calibration).__name__}",
+            fix="pass netir.Calibration(batches)",
         )
     return calibration
 

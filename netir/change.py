@@ -17,7 +17,7 @@ from torch import Tensor
 from netir.basis import Basis, check_basis, check_linear
 from netir.dims import Dim
 from netir.errors import NetirError, nearest
-from netir.ir import Graph, Node, Param, TensorType
+from netir.ir import Graph, Node, Param, TensorType, expect_graph
 from netir.layout_moves import NOTHING, LayoutMoves
 from netir.layouts import Atom, Layout, atoms
 from netir.moves import AxisMove, Gather, Move, Moves
@@ -45,19 +45,27 @@ def change_basis(
     parameter's new shape, of which only the new entries are read. Without it they are zero, or
     what leaves a normalisation neutral.
     """
+    expect_graph(graph)
     analysis = graph.analysis
     bases = _checked(analysis, changes)
     return _Change(analysis, bases).done(new or {})
 
 
+_FORM = "give {name: basis}, with a basis from select, replicate, extend or linear"
+
+
 def _checked(analysis: Analysis, changes: Mapping[str | Space, Basis]) -> dict[Atom, Basis]:
     known = {s.name: s for s in analysis.spaces}
     found: dict[Atom, Basis] = {}
+    if not isinstance(changes, Mapping):
+        raise NetirError(f"no changes of spaces: {changes!r}", fix=_FORM)
     for key, basis in changes.items():
         name = key if isinstance(key, str) else key.name
         space = known.get(name)
         if space is None:
             raise NetirError(f"there is no space '{name}'", fix=nearest(name, known))
+        if not isinstance(basis, Basis):
+            raise NetirError(f"the basis of '{name}' is {basis!r}", fix=_FORM)
         if basis.into is not None and not basis.across:
             check_linear(analysis, space)
         if space.frozen:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from netir.cost import cost
 from netir.errors import NetirError
-from netir.ir import Graph, Node
+from netir.ir import Graph, Node, expect_graph
 from netir.rewrite import parameters
 from netir.text.printer import show_attributes
 
@@ -159,6 +159,8 @@ def _plain(change: Change[Any]) -> dict[str, Any]:
 
 def compare(before: Graph, after: Graph, sizes: Mapping[str, int] | None = None) -> Comparison:
     """Two networks side by side; `sizes` are numbers for open sizes, which MACs depend on."""
+    expect_graph(before)
+    expect_graph(after)
     return Comparison(before, after, dict(sizes or {}))
 
 

@@ -12,7 +12,7 @@ from math import prod
 
 from netir.dims import Dim, evaluate, symbols
 from netir.errors import NetirError
-from netir.ir import Graph, Node, TensorType
+from netir.ir import Graph, Node, TensorType, expect_graph
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ def cost(graph: Graph, sizes: Mapping[str, int] | None = None) -> Cost:
 
     Every other symbolic size that the network has must be given.
     """
+    expect_graph(graph)
     env = _sizes(graph, sizes or {})
     nodes = {node.name: _node_cost(graph, node, env) for node in graph.nodes.values()}
     read = {*graph.users, *graph.outputs}

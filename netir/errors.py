@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+_FULL = re.compile(r"can't allocate|ried to allocate|ailed to allocate|alloc failed|bad_alloc")
 
 
 class NetirError(Exception):
@@ -38,6 +42,40 @@ def expect(condition: object, what: str) -> None:
     """Raise `what` unless `condition` holds; whoever calls an op's rule adds where and fix."""
     if not condition:
         raise NetirError(what)
+
+
+def first_line(error: BaseException) -> str:
+    """What went wrong, shortened to a line; of an error without words, its kind."""
+    line = str(error).strip().partition("\n")[0] or type(error).__name__
+    return line if len(line) <= 300 else f"{line[:300]}…"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; torch, protobuf and ONNX Runtime say so in words only."""
+    return isinstance(error, MemoryError) or _FULL.search(str(error)) is not None
+
+
+@contextmanager
+def blaming(told: Callable[[Exception], Exception]) -> Iterator[None]:
+    """Whatever fails in the block as the error that `told` makes of it.
+
+    For readers of files, and for other libraries, which fail in ways that nobody can list. That
+    memory or the depth of calls ran out is told as what it is, and a NetirError stays one.
+    """
+    try:
+        yield
+    except NetirError:
+        raise
+    except RecursionError as error:
+        raise NetirError(
+            "this is nested too deeply", fix="use fewer levels; a damaged file may have too many"
+        ) from error
+    except Exception as error:
+        if out_of_memory(error):
+            raise NetirError(
+                "this needs more memory than there is", fix="free some, or use a larger machine"
+            ) from error
+        raise told(error) from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from netir.dims import Sym, evaluate
-from netir.errors import NetirError
-from netir.ir import Graph, Node, Tree, leaves, map_tree
+from netir.errors import NetirError, blaming, first_line
+from netir.ir import Graph, Node, Tree, expect_graph, leaves, map_tree
 from netir.ops.base import Op
 
 
 def run(graph: Graph, *args: Any, **kwargs: Any) -> Any:
     """Call the graph as the model would be called, in eval mode."""
+    expect_graph(graph)
     values = values_of(graph, input_values(graph, args, kwargs))
     return map_tree(graph.output, lambda leaf: value_of(graph, values, leaf.name))
 
@@ -27,8 +28,12 @@ def values_of(
     *,
     keep: Callable[[str], bool] | None = None,
     dtype: torch.dtype | None = None,
+    read: Callable[[Node, list[Any]], list[Any]] | None = None,
 ) -> dict[str, Tensor]:
-    """Every value that is an output or that `keep` asks for, floats as `dtype` if one is given."""
+    """Every value that is an output or that `keep` asks for, floats as `dtype` if one is given.
+
+    `read` gives what a node reads in place of its operands.
+    """
     env = symbol_values(graph, inputs)
     device = device_of(graph, inputs)
     values = {name: _cast(tensor, dtype) for name, tensor in inputs.items()}
@@ -39,6 +44,8 @@ def values_of(
         operands = [
             None if o is None else _operand(graph, values, params, o, dtype) for o in node.operands
         ]
+        if read is not None:
+            operands = read(node, operands)
         values.update(results_of(node, operands, env, dtype, device))
         for name in last.get(node.name, ()):
             if name not in kept and not (keep and keep(name)):
@@ -57,9 +64,20 @@ def results_of(
     op = bound(node.op, env)
     if dtype is not None and getattr(op, "dtype", None) in _FLOATS:
         op = replace(op, dtype=dtype)  # type: ignore[call-arg]
-    found = op.to_torch(*operands, **({"device": device} if op.placed else {}))
+    with blaming(lambda error: _failed(node, operands, error)):
+        found = op.to_torch(*operands, **({"device": device} if op.placed else {}))
     found = (found,) if isinstance(found, Tensor) else tuple(found)
     return dict(zip(node.results, found, strict=True))
+
+
+def _failed(node: Node, operands: list[Any], error: Exception) -> NetirError:
+    """What torch refuses to compute, at which node and with which tensors."""
+    shapes = ", ".join(str(tuple(o.shape)) if isinstance(o, Tensor) else "_" for o in operands)
+    return NetirError(
+        f"'{node.name}' cannot be computed: {first_line(error)}",
+        f"{node.op.name} of shapes {shapes}",
+        "pass inputs that the network accepts",
+    )
 
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

@@ -134,6 +134,15 @@ def leaves(tree: Tree) -> Iterator[Ref]:
                 yield from leaves(part)
 
 
+def expect_graph(thing: Any) -> None:
+    """Refuse what is no graph, as a module that has not been traced."""
+    if not isinstance(thing, Graph):
+        raise NetirError(
+            f"this takes a graph, not {type(thing).__name__}",
+            fix="netir.trace(model, args) makes one of a module, netir.load(path) of a file",
+        )
+
+
 def map_tree(tree: Tree, function: Callable[[Ref], Any]) -> Any:
     """The same structure with every leaf replaced; records are made where their class is known."""
     match tree:

@@ -12,7 +12,7 @@ from functools import reduce
 from typing import Any
 
 from netir.calibration import Calibration
-from netir.errors import NetirError
+from netir.errors import NetirError, out_of_memory
 from netir.ir import Graph
 from netir.moves import Moves
 from netir.rewrite import Pass, Report, Result
@@ -121,7 +121,7 @@ def applied(
     try:
         result = rewrite.apply(graph, calibration)
     except (MemoryError, OverflowError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+        if not (isinstance(error, OverflowError) or out_of_memory(error)):
             raise
         raise NetirError(
             f"{rewrite} needs more memory than there is", fix="use smaller numbers"

@@ -8,6 +8,7 @@ came in is untouched.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
@@ -17,11 +18,14 @@ from netir.basis import Contract
 from netir.calibration import Calibration
 from netir.edit import Edit
 from netir.errors import NetirError, NetirWarning
-from netir.ir import Graph, Step
+from netir.given import check_options
+from netir.ir import Graph, Step, expect_graph
 from netir.moves import Moves
 
 STRENGTH = {c: i for i, c in enumerate(Contract)}
 """Contracts from the strongest to the weakest."""
+FROZEN = "frozen: "
+"""How the reason begins why a space is left that nothing can change."""
 
 
 def weakest(contracts: Iterable[Contract]) -> Contract:
@@ -70,6 +74,9 @@ class Pass:
     where: str = "*"
     require_change: bool = False
 
+    def __post_init__(self) -> None:
+        check_options(self, self.name)
+
     def __call__(self, graph: Graph, calibration: Calibration | None = None) -> Graph:
         return self.apply(graph, calibration).graph
 
@@ -108,14 +115,24 @@ class Pass:
     def unchanged(self, graph: Graph, skipped: Iterable[tuple[str, str]]) -> Result:
         """The result where no site matches: a warning, or an error if a change is required."""
         left = tuple(skipped)
-        reasons = "; ".join(f"{site}: {why}" for site, why in left[:3])
+        told = sorted(left, key=lambda item: item[1].startswith(FROZEN))
+        reasons = "; ".join(f"{site}: {why}" for site, why in told[:3])
         if self.require_change:
             raise NetirError(
                 f"{self} changes nothing", where=reasons, fix="netir spaces tells what can change"
             )
-        warnings.warn(f"{self} changes nothing. {reasons}", NetirWarning, stacklevel=4)
+        message = f"{self} changes nothing. {reasons}"
+        warnings.warn(message, NetirWarning, stacklevel=_users_level())
         counts = parameters(graph), parameters(graph)
         return Result(graph, Moves(), Report(str(self), Contract.EXACT, (), left, counts))
+
+
+def _users_level() -> int:
+    """The `stacklevel` of a warning in the function that asks, for the line that called netir."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "netir":
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _shown(option: Any) -> str:
@@ -178,6 +195,7 @@ class EditPass(Pass):
     def _found(
         self, graph: Graph, calibration: Calibration | None
     ) -> tuple[list[Site], list[tuple[str, str]]]:
+        expect_graph(graph)
         every = list(self.sites(graph, calibration))
         sites = [s for s in every if isinstance(s, Site)]
         skipped = [(s.name, s.why) for s in every if isinstance(s, Left)]
@@ -194,5 +212,5 @@ def parameters(graph: Graph) -> int:
     return sum(p.data.numel() for p in graph.params.values() if p.kind == "param")
 
 
-__all__ = ["STRENGTH", "Contract", "EditPass", "Left", "Pass", "Report", "Result", "Site",
+__all__ = ["FROZEN", "STRENGTH", "Contract", "EditPass", "Left", "Pass", "Report", "Result", "Site",
            "parameters", "weakest"]  # fmt: skip

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from netir.data import call, map_inputs, tensors_in
-from netir.errors import NetirError
+from netir.errors import NetirError, first_line, out_of_memory
 from netir.ir import Graph
 from netir.latency import evaluating
 from netir.task import Task
@@ -74,18 +74,14 @@ def called(model: Callable[..., Any], inputs: Any) -> Any:
     """What a network returns for the inputs of a batch; an error in words if it refuses them."""
     try:
         return call(model, inputs)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+    except (RuntimeError, TypeError, ValueError, IndexError, MemoryError) as error:
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(inputs))
         raise NetirError(
-            f"the network cannot be called with a batch of the task: {_first_line(error)}",
+            f"the network cannot be called with a batch of the task: {first_line(error)}",
             f"inputs of shape {shapes}",
-            "give a smaller batch_size" if isinstance(error, torch.OutOfMemoryError) else
+            "give a smaller batch_size" if out_of_memory(error) else
             "take a network that is made for this task's inputs",
         ) from error  # fmt: skip
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def size_of(inputs: Any) -> int:

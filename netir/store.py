@@ -14,12 +14,12 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
-from netir.errors import NetirError
+from netir.errors import NetirError, blaming
 from netir.files import reason, replacing
-from netir.ir import DTYPE_NAMES, Graph
+from netir.ir import DTYPE_NAMES, Graph, expect_graph
 from netir.text import parse_graph, print_graph
 
 FORMAT = "1"
@@ -32,6 +32,7 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
 
     The file appears whole or not at all: a failure leaves what was there before.
     """
+    expect_graph(graph)
     target = Path(path)
     tensors = dict(_storable(graph))
     text = print_graph(graph)
@@ -60,25 +61,12 @@ def load(path: str | os.PathLike[str], *, allow_ops: Collection[str] = ()) -> Gr
     `namespace.operator.overload` or a namespace.
     """
     source = Path(path)
-    metadata, tensors = _read(source)
-    version, text = metadata.get("netir"), metadata.get("graph", "")
-    if version is None:
-        raise NetirError(
-            "this safetensors file holds no graph", str(source), "load one that netir.save wrote"
-        )
-    if version != FORMAT:
-        raise NetirError(
-            f"the file has format {version[:20]!r}, this netir reads {FORMAT!r}",
-            str(source),
-            "use the version of netir that wrote it",
-        )
-    if metadata.get("sha256") != _checksum(text, tensors):
-        raise NetirError("the file is damaged: its checksum is wrong", str(source), _AGAIN)
     try:
-        return parse_graph(text, tensors, allow_ops=allow_ops)
+        metadata, tensors = _read(source)
+        return parse_graph(_text(metadata, tensors), tensors, allow_ops=allow_ops)
     except NetirError as error:
         where = f"{source}, {error.where}" if error.where else str(source)
-        raise NetirError(error.what, where, error.fix) from None
+        raise NetirError(error.what, where, error.fix) from error.__cause__
 
 
 def _storable(graph: Graph) -> Iterator[tuple[str, Tensor]]:
@@ -107,6 +95,23 @@ def _storable(graph: Graph) -> Iterator[tuple[str, Tensor]]:
         yield name, data
 
 
+def _text(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """The graph of a file that is whole, as text."""
+    version, text = metadata.get("netir"), metadata.get("graph", "")
+    if version is None:
+        raise NetirError(
+            "this safetensors file holds no graph", fix="load one that netir.save wrote"
+        )
+    if version != FORMAT:
+        raise NetirError(
+            f"the file has format {version[:20]!r}, this netir reads {FORMAT!r}",
+            fix="use the version of netir that wrote it",
+        )
+    if metadata.get("sha256") != _checksum(text, tensors):
+        raise NetirError("the file is damaged: its checksum is wrong", fix=_AGAIN)
+    return text
+
+
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
     """Of the text and of every tensor with its name and type."""
     found = hashlib.sha256(text.encode())
@@ -121,14 +126,16 @@ def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
 def _read(source: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of a safetensors file; the tensors are copies of their own."""
     if source.is_dir():
-        raise NetirError("this is a folder, not a file", str(source), "name the .netir file in it")
-    try:
-        with safe_open(source, framework="pt") as file:
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            return dict(file.metadata() or {}), tensors
-    except FileNotFoundError:
-        raise NetirError("there is no such file", str(source), "check the path") from None
-    except OSError as error:
-        raise NetirError(f"cannot read the file: {reason(error)}", str(source)) from None
-    except (SafetensorError, UnicodeDecodeError, ValueError, KeyError, RuntimeError) as error:
-        raise NetirError(f"this is no whole .netir file ({error})", str(source), _AGAIN) from None
+        raise NetirError("this is a folder, not a file", fix="name the .netir file in it")
+    with blaming(_unread), safe_open(source, framework="pt") as file:
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        return dict(file.metadata() or {}), tensors
+
+
+def _unread(error: Exception) -> NetirError:
+    match error:
+        case FileNotFoundError():
+            return NetirError("there is no such file", fix="check the path")
+        case OSError():
+            return NetirError(f"cannot read the file: {reason(error)}")
+    return NetirError(f"this is no whole .netir file ({error})", fix=_AGAIN)

@@ -25,7 +25,7 @@ from netir.evaluate import (
     value_of,
     values_of,
 )
-from netir.ir import Graph, Node, TensorType
+from netir.ir import Graph, Node, TensorType, expect_graph
 from netir.moves import Moves
 from netir.oracle import in_double, masked_values
 
@@ -50,6 +50,7 @@ class Verdict:
 
 def check(graph: Graph) -> None:
     """Raise unless the graph is sound: names, order, types, parameters, outputs."""
+    expect_graph(graph)
     known: dict[str, TensorType] = dict(graph.inputs)
     for node in graph.nodes.values():
         types = [None if o is None else _type_of(graph, known, o, node) for o in node.operands]
@@ -117,12 +118,15 @@ def verify(
     Contract and moves come from the passes that `after` has been through since `before`, unless
     given. Everything is computed in float64, whatever the parameters are stored in.
     """
+    expect_graph(before)
+    expect_graph(after)
     arguments = tuple(args) if isinstance(args, (tuple, list)) else (args,)
     wanted, steps = _since(before, after, contract, moves)
     if wanted is Contract.CHANGED:
         check(after)
         return Verdict(wanted, 0.0, float("inf"))
     inputs = input_values(before, arguments, dict(kwargs or {}))
+    _expect_entries("inputs", inputs)
     if bound is None and wanted is Contract.BOUNDED:
         if steps is None or not steps.bounds or len(after.history) != len(before.history) + 1:
             raise NetirError(
@@ -136,6 +140,17 @@ def verify(
         bound = _bound(before, after, wanted, steps)
     with torch.no_grad():
         return _compared(before, after, inputs, wanted, steps, bound, stored)
+
+
+def _expect_entries(what: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a comparison of nothing, as of an empty batch: it would hold whatever was done."""
+    if tensors and not any(tensor.numel() for tensor in tensors.values()):
+        name, first = next(iter(tensors.items()))
+        raise NetirError(
+            f"there is nothing to compare: the {what} have no entries",
+            f"'{name}' of shape {tuple(first.shape)}",
+            "pass at least one example",
+        )
 
 
 def _since(
@@ -200,6 +215,7 @@ def _compared(
         before, inputs, dtype=torch.float64
     )
     have = values_of(after, inputs, dtype=torch.float64)
+    _expect_entries("outputs", {name: value_of(before, want, name) for name in before.outputs})
     error = _output_error(before, after, want, have)
     if error > bound:
         bound = max(bound, _NOISE * _noise(before, inputs, stored))
@@ -233,7 +249,8 @@ def _bounded(
         want = made[node.results[0]]
         gap = float(torch.linalg.vector_norm(have[node.results[0]] - want))
         noise = rounding * float(torch.linalg.vector_norm(want))
-        allowed = bound * float(torch.linalg.vector_norm(read)) + noise
+        shift = moves.shifts.get(name, 0.0) * want.numel() ** 0.5
+        allowed = bound * float(torch.linalg.vector_norm(read)) + shift + noise
         share = gap / allowed if allowed else float(gap > 0)
         if not share <= worst:
             worst, first = share, name
@@ -306,7 +323,11 @@ def _output_error(
     before: Graph, after: Graph, want: Mapping[str, Tensor], have: Mapping[str, Tensor]
 ) -> float:
     if len(before.outputs) != len(after.outputs):
-        raise NetirError("the two graphs return different numbers of tensors")
+        raise NetirError(
+            "the two graphs return different numbers of tensors",
+            where=f"{len(before.outputs)} and {len(after.outputs)}",
+            fix="compare two versions of one network",
+        )
     pairs = zip(before.outputs, after.outputs, strict=True)
     return max((_error(value_of(before, want, a), value_of(after, have, b)) for a, b in pairs),
                default=0.0)  # fmt: skip
@@ -338,11 +359,15 @@ def _first_difference(
     bound: float,
 ) -> str:
     """The first node whose value differs beyond the bound, as the graph after prints it."""
-    every = {"keep": lambda _: True}
-    want = masked_values(before, after, moves, inputs, **every) if masked and moves else values_of(
-        before, inputs, dtype=torch.float64, **every
+    def every(_: str) -> bool:
+        return True
+
+    want = (
+        masked_values(before, after, moves, inputs, keep=every)
+        if masked and moves
+        else values_of(before, inputs, dtype=torch.float64, keep=every)
     )
-    have = values_of(after, inputs, dtype=torch.float64, **every)
+    have = values_of(after, inputs, dtype=torch.float64, keep=every)
     for node in after.nodes.values():
         for result in node.results:
             if result not in want or result not in have:

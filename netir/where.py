@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from netir.errors import NetirError, nearest
-from netir.ir import Graph, Node
+from netir.ir import Graph, Node, expect_graph
 from netir.spaces import Space
 
 _T = TypeVar("_T", Space, Node)
@@ -19,22 +19,38 @@ def chosen_spaces(graph: Graph, where: str) -> list[Space]:
     It is held against the name of the space, the parameters that make it and their modules;
     several globs are separated by blanks.
     """
+    expect_graph(graph)
     spaces = graph.spaces()
     found: dict[str, Space] = {}
     for pattern in where.split():
         hits = _hits(pattern, spaces, _space_names, "space")
         plain = not any(c in pattern for c in "*?")
         if plain and all(s.frozen for s in hits):
-            raise NetirError(
-                f"space '{hits[0].name}' cannot change", where=hits[0].reason,
-                fix="choose a free space: netir spaces lists them",
-            )  # fmt: skip
+            raise _fixed(hits[0])
         found |= {s.name: s for s in hits}
     return [s for s in spaces if s.name in found]
 
 
+def expect_free(graph: Graph, names: Iterable[str]) -> None:
+    """Refuse names that are not exactly those of free spaces."""
+    spaces = {space.name: space for space in graph.spaces()}
+    for name in names:
+        if name not in spaces:
+            raise NetirError(f"'{name}' names no space", fix=nearest(name, spaces))
+        if spaces[name].frozen:
+            raise _fixed(spaces[name])
+
+
+def _fixed(space: Space) -> NetirError:
+    return NetirError(
+        f"space '{space.name}' cannot change", where=space.reason or "",
+        fix="choose a free space: netir spaces lists them",
+    )  # fmt: skip
+
+
 def chosen_nodes(graph: Graph, where: str) -> dict[str, Node]:
     """The nodes that a glob selects: by their name, their module, or a parameter they read."""
+    expect_graph(graph)
     found: dict[str, Node] = {}
     for pattern in where.split():
         found |= {n.name: n for n in _hits(pattern, graph.nodes.values(), _node_names, "node")}
@@ -71,4 +87,4 @@ def _matches(name: str, pattern: str) -> bool:
     return name == pattern or fnmatchcase(name, pattern)
 
 
-__all__ = ["chosen_nodes", "chosen_spaces"]
+__all__ = ["chosen_nodes", "chosen_spaces", "expect_free"]

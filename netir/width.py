@@ -9,7 +9,7 @@ from netir.basis import Basis, Contract, kept
 from netir.calibration import Calibration
 from netir.change import Rewritten, change_basis
 from netir.ir import Graph
-from netir.rewrite import STRENGTH, Pass, Result, weakest
+from netir.rewrite import FROZEN, STRENGTH, Pass, Result, weakest
 from netir.spaces import Space
 from netir.verify import check
 from netir.where import chosen_spaces
@@ -57,7 +57,7 @@ class WidthPass(Pass):
         skipped, open_to_change = [], []
         for space in chosen_spaces(graph, self.where):
             if space.frozen:
-                skipped.append((space.name, f"frozen: {space.reason}"))
+                skipped.append((space.name, f"{FROZEN}{space.reason}"))
             elif not space.producers:
                 skipped.append((space.name, "no parameter makes it"))
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import hypot, isfinite, prod, sqrt
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ from netir.passes.compensation.consumers import summing
 from netir.rewrite import EditPass, Left, Site
 from netir.where import chosen_nodes
 
-SCORES = ("l2", "random", "residual")
+BranchScore = Literal["l2", "random", "residual"]
+SCORES: tuple[str, ...] = get_args(BranchScore)
 _NORMS = ("batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm")
 
 
@@ -55,10 +56,11 @@ class PruneBranches(EditPass):
     preserves: ClassVar[Contract] = Contract.CHANGED
     amount: float = 0.25
     count: int | None = None
-    score: str = "l2"
+    score: BranchScore = "l2"
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.amount <= 1:
             raise NetirError(
                 f"prune-branches cannot remove {self.amount} of the branches",

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 from netir.basis import Contract
 from netir.calibration import Calibration
@@ -35,6 +35,8 @@ from netir.passes.layers.runs import apart
 from netir.rewrite import EditPass, Left, Site
 from netir.where import chosen_nodes
 
+Kind = Literal["layer", "residual", "cell"]
+Pool = Literal["avg", "max", "random"]
 _PATHS: Mapping[str, str] = MappingProxyType(
     {"layer": "deep", "residual": "branch", "cell": "cell"}
 )
@@ -85,24 +87,25 @@ class Deepen(EditPass):
 
     name: ClassVar[str] = "deepen"
     preserves: ClassVar[Contract] = Contract.CHANGED
-    kind: str = "layer"
+    kind: Kind = "layer"
     norm: bool = False
     bias: bool = True
     kernel: int = 3
     groups: int = 1
     ratio: float = 1.0
-    pool: str = "avg"
+    pool: Pool = "avg"
     exact: bool = False
     every: int = 1
     count: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.kind not in _PATHS:
             raise NetirError(
                 f"deepen has no kind '{self.kind}'", fix=nearest(self.kind, _PATHS)
             )
-        if self.pool not in ("avg", "max", "random"):
+        if self.pool not in get_args(Pool):
             raise NetirError(f"deepen has no pool '{self.pool}'", fix="use avg, max or random")
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise NetirError(
@@ -183,7 +186,7 @@ class Deepen(EditPass):
 
     def _pool(self, place: Place, number: int) -> Op:
         """A pool that halves every side, rounding up."""
-        which = self.pool
+        which: str = self.pool
         if which == "random":
             which = random.Random(f"{self.seed} {number}").choice(("avg", "max"))
         form = AvgPool if which == "avg" else MaxPool

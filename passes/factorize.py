@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from math import inf, sqrt
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from netir.basis import Contract
 from netir.calibration import Calibration
@@ -20,6 +20,7 @@ from netir.passes.layers.lowrank import (
     Amount,
     Ranks,
     Split,
+    Way,
     blocks,
     reach,
     rounding,
@@ -66,10 +67,11 @@ class Factorize(EditPass):
     ratio: float | None = None
     energy: float | None = None
     error: float | None = None
-    kind: str = "auto"
+    kind: Literal["auto", Way] = "auto"
     only_if_smaller: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _ = self.amount
         if self.kind != "auto" and self.kind not in SPLITS:
             fix = nearest(self.kind, ["auto", *SPLITS])
@@ -115,7 +117,7 @@ class Factorize(EditPass):
         """The ways to split a layer that are to be tried, `channel` first."""
         comparable = self.amount.energy is not None or self.amount.error is not None
         if isinstance(layer.op, Linear) or (self.kind == "auto" and not comparable):
-            kinds = ["channel"]
+            kinds: list[Way] = ["channel"]
         else:
             kinds = list(SPLITS) if self.kind == "auto" else [self.kind]
         yield from (SPLITS[kind](layer) for kind in kinds)

@@ -62,6 +62,7 @@ class Fold(EditPass):
     freeze: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in self.what.split() or [""]:
             if name != "all" and name not in RULES:
                 raise NetirError(f"fold has no rule '{name}'", fix=nearest(name, ["all", *RULES]))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from netir.basis import Basis, Contract, select
+from netir.calibration import Calibration
 from netir.errors import NetirError
 from netir.ir import Graph
 from netir.spaces import Space
+from netir.where import expect_free
 from netir.width import WidthPass
 
 
@@ -25,12 +28,19 @@ class Keep(WidthPass):
     keep: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, indices in self.keep:
             if not indices or min(indices) < 0 or len(set(indices)) < len(indices):
                 raise NetirError(
                     f"keep cannot use the indices of '{name}'", where=str(indices)[:80],
                     fix="name at least one, none twice, counted from 0",
                 )  # fmt: skip
+
+    def bases(
+        self, graph: Graph, spaces: Sequence[Space], calibration: Calibration | None
+    ) -> Mapping[str, Basis | str]:
+        expect_free(graph, (name for name, _ in self.keep))
+        return super().bases(graph, spaces, calibration)
 
     def basis(self, graph: Graph, space: Space) -> Basis | str:
         wanted = dict(self.keep).get(space.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -36,7 +36,8 @@ def _random(weight: Tensor, gradient: Tensor | None, generator: torch.Generator)
     return torch.rand(weight.shape, generator=generator, dtype=torch.float64).to(weight.device)
 
 
-SCORES: Mapping[str, Score] = MappingProxyType(
+ConnectionScore = Literal["magnitude", "taylor", "random"]
+SCORES: Mapping[ConnectionScore, Score] = MappingProxyType(
     {"magnitude": _magnitude, "taylor": _taylor, "random": _random}
 )
 """How much a connection matters: from the weight, the gradient of the loss by it, and chance."""
@@ -59,12 +60,13 @@ class Mask(EditPass):
     name: ClassVar[str] = "mask"
     preserves: ClassVar[Contract] = Contract.CHANGED
     amount: float = 0.5
-    score: str = "magnitude"
-    scope: str = "local"
+    score: ConnectionScore = "magnitude"
+    scope: Literal["local", "global"] = "local"
     pattern: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.amount < 1:
             raise NetirError(
                 f"mask cannot take out {self.amount} of a weight", fix="use an amount from 0 to 1"
@@ -233,10 +235,11 @@ class Regrow(EditPass):
     name: ClassVar[str] = "regrow"
     preserves: ClassVar[Contract] = Contract.EXACT
     amount: float = 0.1
-    score: str = "gradient"
+    score: Literal["gradient", "random"] = "gradient"
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.amount <= 1:
             raise NetirError(
                 f"regrow cannot bring back {self.amount} of what is masked",

@@ -13,9 +13,9 @@ from netir.calibration import Calibration
 from netir.change import Rewritten, change_basis
 from netir.errors import NetirError, nearest
 from netir.ir import Graph
-from netir.passes.compensation import COMPENSATIONS, compensated
-from netir.passes.pruning.allocate import Allocation, Rules, Widths
-from netir.passes.pruning.kinds import KINDS, Kinds
+from netir.passes.compensation import COMPENSATIONS, Compensation, compensated
+from netir.passes.pruning.allocate import Allocation, Normalisation, Rules, Scope, Widths
+from netir.passes.pruning.kinds import KINDS, Kind, Kinds
 from netir.passes.pruning.targets import (
     TARGETS,
     Cost,
@@ -63,17 +63,18 @@ class Prune(WidthPass):
     latency: float | None = None
     score: str | Score = "l2"
     readers: bool = False
-    scope: str = "local"
-    normalise: str = "mean"
-    kind: str = "any"
+    scope: Scope = "local"
+    normalise: Normalisation = "mean"
+    kind: Kind = "any"
     round_to: int = 1
     least: int = 1
     most: float = 1.0
     uniform: bool = False
-    compensate: str = "none"
+    compensate: Compensation = "none"
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         given = [t for t in ("amount", *TARGETS) if getattr(self, t) is not None]
         if len(given) > 1:
             raise NetirError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ from netir.passes.scores.members import per_row, positions
 from netir.spaces import Member, Space
 from netir.where import chosen_spaces
 
-KINDS = ("group_lasso", "bn", "growing")
+Kind = Literal["group_lasso", "bn", "growing"]
+KINDS: tuple[str, ...] = get_args(Kind)
 """What can be asked of a group of weights."""
 
 
@@ -66,7 +68,7 @@ class Regulariser:
     """
 
     def __init__(
-        self, graph: Graph, where: str = "*", kind: str = "group_lasso", readers: bool = False
+        self, graph: Graph, where: str = "*", kind: Kind = "group_lasso", readers: bool = False
     ) -> None:
         if kind not in KINDS:
             raise NetirError(f"there is no regulariser '{kind}'", fix=nearest(kind, KINDS))
@@ -201,4 +203,4 @@ def _squares(group: _Group, tensors: Mapping[str, Tensor]) -> Tensor:
     return total[:-1]
 
 
-__all__ = ["KINDS", "Regulariser"]
+__all__ = ["KINDS", "Kind", "Regulariser"]

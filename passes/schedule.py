@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 from netir.errors import NetirError, nearest
 from netir.passes.prune import Prune
 
-SHAPES = ("linear", "cubic", "geometric")
+Shape = Literal["linear", "cubic", "geometric"]
+SHAPES: tuple[str, ...] = get_args(Shape)
 
 
-def schedule(pass_: Prune, steps: int, shape: str = "linear") -> tuple[Prune, ...]:
+def schedule(pass_: Prune, steps: int, shape: Shape = "linear") -> tuple[Prune, ...]:
     """A pass as several that together do the same, each relative to what is left before it.
 
     With t the share of the steps that is done, `linear` has removed t of the whole amount, `cubic`
@@ -22,6 +23,8 @@ def schedule(pass_: Prune, steps: int, shape: str = "linear") -> tuple[Prune, ..
     Indices are whole: of a space that would lose less than half of one in a step nothing goes, so
     that many steps want large spaces, or the scope "global".
     """
+    if not isinstance(pass_, Prune):
+        raise NetirError(f"there is no schedule for {pass_}", fix="give a Prune")
     if shape not in SHAPES:
         raise NetirError(f"there is no schedule '{shape}'", fix=nearest(shape, SHAPES))
     if steps < 1:
@@ -51,4 +54,4 @@ def _left(keep: float, done: float, shape: str) -> float:
     return 1 - (1 - keep) * (done if shape == "linear" else 1 - (1 - done) ** 3)
 
 
-__all__ = ["SHAPES", "schedule"]
+__all__ = ["SHAPES", "Shape", "schedule"]

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from math import inf
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from netir.basis import Contract
 from netir.calibration import Calibration, needed
@@ -32,9 +32,11 @@ from netir.passes.merge import Layer, anew, layer_of
 from netir.rewrite import EditPass, Left, Site
 from netir.where import chosen_nodes
 
+Kind = Literal["dense", "conv", "cell", "block"]
+Score = Literal["identity", "change", "random"]
 _OPS: Mapping[str, str] = MappingProxyType({"dense": "linear", "conv": "conv", "cell": "conv"})
 """The op whose nodes a kind removes."""
-_SCORES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+_SCORES: Mapping[str, tuple[Score, ...]] = MappingProxyType(
     {
         "dense": ("identity", "change", "random"),
         "conv": ("identity", "change", "random"),
@@ -106,17 +108,18 @@ class Shrink(EditPass):
 
     name: ClassVar[str] = "shrink"
     preserves: ClassVar[Contract] = Contract.CHANGED
-    kind: str = "dense"
+    kind: Kind = "dense"
     count: int = 1
-    score: str = ""
+    score: Score | None = None
     exact: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.kind not in _SCORES:
             raise NetirError(f"shrink has no kind '{self.kind}'", fix=nearest(self.kind, _SCORES))
         known = _SCORES[self.kind]
-        if self.score and self.score not in known:
+        if self.score is not None and self.score not in known:
             raise NetirError(
                 f"kind='{self.kind}' has no score '{self.score}'", fix=f"use {' or '.join(known)}"
             )

@@ -65,6 +65,7 @@ class Slim(WidthPass):
     through_activations: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _ = self.amount
 
     @property

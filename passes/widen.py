@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from netir.ir import Graph
 from netir.spaces import Space
 from netir.width import WidthPass
 
+Split = Literal["equal", "uneven"]
+Order = Literal["cycle", "random"]
 _APART = 0.2
 """How far from equal the shares of copies may be: two copies take 0.5 ± 0.1."""
 
@@ -39,11 +41,12 @@ class Widen(WidthPass):
     count: int | None = None
     to: int | None = None
     multiple: int = 1
-    split: str = "equal"
-    order: str = "cycle"
+    split: Split = "equal"
+    order: Order = "cycle"
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.factor is not None and not 1 <= self.factor < float("inf"):
             raise NetirError(f"widen cannot use factor {self.factor}", fix="use a number from 1 up")
         if [self.factor, self.count, self.to].count(None) < 2:
@@ -54,10 +57,10 @@ class Widen(WidthPass):
             value = getattr(self, option)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise NetirError(f"widen cannot use {option} {value}", fix="use 1, 2, 3 and so on")
-        for option, known in (("split", ("equal", "uneven")), ("order", ("cycle", "random"))):
-            value = getattr(self, option)
-            if value not in known:
-                raise NetirError(f"widen has no {option} '{value}'", fix=" or ".join(known))
+        for option, value, kind in (("split", self.split, Split), ("order", self.order, Order)):
+            if value not in get_args(kind):
+                known = " or ".join(get_args(kind))
+                raise NetirError(f"widen has no {option} '{value}'", fix=known)
 
     def basis(self, graph: Graph, space: Space) -> Basis | str:
         width = self._width(space.size)

@@ -227,6 +227,8 @@ def test_what_a_layer_norm_lets_a_change_keep(basis: Basis, contract: Contract) 
         ({"first": select([6])}, "outside its 6"),
         ({"first": select([-2])}, "outside its 6"),
         ({"second": linear(torch.eye(4), torch.eye(4))}, "has shapes"),
+        ({"first": 3}, "the basis of 'first' is 3"),
+        ("first", "no changes of spaces: 'first'"),
     ],
 )
 def test_bad_changes_name_the_space_and_what_would_work(
@@ -238,6 +240,13 @@ def test_bad_changes_name_the_space_and_what_would_work(
         change_basis(graph, changes)
     assert caught.value.fix or "at least" in message
     assert all(torch.equal(p.data, before[n]) for n, p in graph.params.items())
+
+
+def test_shares_may_be_a_list() -> None:
+    graph = graph_of(Perceptron())
+    index, share = [*range(6), 2], [1.0, 1.0, 0.3, 1.0, 1.0, 1.0, 0.7]
+    done = change_basis(graph, {"first": replicate(index, share)}).graph
+    assert error_between(graph, done) < 1e-12
 
 
 def test_new_entries_of_a_wrong_shape_are_refused() -> None:

@@ -45,6 +45,7 @@ def fails():
     raise RuntimeError("a fault of the factory")
 
 number = 3
+made = bare()
 '''
 
 
@@ -117,6 +118,7 @@ def test_other_factories(name: str) -> None:
 def test_inputs_on_the_command_line() -> None:
     text = good("show", "factories:bare", "--input", "input=f32[batch, 3]")
     assert "%input: f32[batch, 3]" in text
+    assert good("show", "factories:made", "--input", "input=f32[batch, 3]") == text
     assert "f32[batch, 3]" in good("show", "factories:bare", "--input", "input=f32[4, 3]")
     deep = ("--input", "input=f32[batch, length, 3]")
     assert "f32[batch, length, 2]" in good("show", "factories:bare", *deep, "--size", "length=5")

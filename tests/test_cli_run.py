@@ -82,6 +82,17 @@ def test_another_spec_in_the_folder_is_refused_unless_fresh() -> None:
     assert "amount: 0.25" in Path("runs/tiny/spec.yaml").read_text()
 
 
+def test_an_accuracy_that_the_task_does_not_judge_is_refused_by_plan_and_run() -> None:
+    with Path("tiny.yaml").open("a") as spec:
+        spec.write("task: {name: digits, metric: top5}\n")
+    one, two = (invoke(2, word, "tiny.yaml", "--set", "targets.accuracy=0.5").stderr
+                for word in ("plan", "run"))  # fmt: skip
+    assert one == two
+    assert "judged by 'top5'" in one
+    assert "at  --set targets.accuracy=0.5" in one
+    assert not Path("runs").exists()
+
+
 def test_json_is_all_on_standard_output() -> None:
     result = invoke(0, "run", "tiny.yaml", "--json")
     found = json.loads(result.stdout)

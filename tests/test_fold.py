@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -108,6 +109,35 @@ def test_norm_before_a_layer(norm: nn.Module, layer: nn.Module, x: Tensor) -> No
     _, after = folded(nn.Sequential(norm, layer), x, what="norm-before")
     assert len(after.nodes) == 1
     assert list(after.params) == ["1.weight", "1.bias"]
+
+
+@pytest.mark.parametrize("pad", [0, 1])
+def test_norm_before_a_linear_layer_behind_flatten(pad: int) -> None:
+    """Each column takes the scale and shift of the channel that it reads."""
+    channels, *sides = IMAGE.shape[1:]
+    inputs = channels * math.prod(side + 2 * pad for side in sides)
+    first = nn.Conv2d(channels, channels, 1, padding=pad)
+    model = nn.Sequential(
+        first, nn.ReLU(), nn.BatchNorm2d(channels), nn.Flatten(), nn.Linear(inputs, 3, bias=False)
+    )
+    _, after = folded(model, IMAGE, what="norm-before")
+    assert [node.op.name for node in after.nodes.values()] == ["conv", "relu", "reshape", "linear"]
+    assert "4.bias" in after.params
+
+
+def test_norm_behind_flatten_that_others_read_stays() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.head = nn.BatchNorm2d(4), nn.Linear(IMAGE[0].numel(), 3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            flat = self.norm(x).flatten(1)
+            return self.head(flat), flat.tanh()
+
+    graph = netir.trace(randomised(Two()), (IMAGE,))
+    with pytest.warns(NetirWarning, match="changes nothing"):
+        assert Fold(what="norm-before")(graph) is graph
 
 
 def test_norm_before_padding_is_refused_unless_it_shifts_nothing() -> None:

@@ -365,6 +365,21 @@ def test_complex_numbers_are_not_written() -> None:
         onnx_model(graph)
 
 
+class Complex(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.view_as_complex(x) if x.is_floating_point() else torch.view_as_real(x)
+
+
+@pytest.mark.parametrize("what", ["input", "output"])
+def test_complex_inputs_and_outputs_are_refused(what: str, tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 2)
+    graph = netir.trace(Complex(), (torch.view_as_complex(x) if what == "input" else x,))
+    error = refused(graph, tmp_path / "net.onnx", f"no complex numbers, and the {what} '")
+    assert error.where.startswith("%")
+    assert error.where.endswith(": c64[batch, 3]")
+    assert "torch.view_as_real" in error.fix
+
+
 def test_a_size_that_no_input_has() -> None:
     node = Node("y", Full((symbol("m"),)), (), (TensorType(torch.float32, (symbol("m"),)),))
     with pytest.raises(NetirError, match="size 'm' is not known"):
@@ -403,9 +418,52 @@ def test_strange_places_are_refused_and_nothing_is_left(tmp_path: Path, name: st
         netir.from_onnx(tmp_path / name)
 
 
+def steep() -> tuple[Graph, Tensor]:
+    """A network and inputs of which the second row overflows in float32, though not in float64."""
+    x = torch.tensor([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]])
+    return graph_of(lambda x: (x * 50).exp() * torch.tensor([1e-5, 1.0, 0.0]), x), x
+
+
+def test_what_overflows_proves_the_rest() -> None:
+    """Entries that rounding decides are compared, also beside others that it does not decide."""
+    graph, x = steep()
+    case = measured(graph, "given", {"x": x})
+    (out,) = case.outputs
+    assert out.isfinite().tolist() == [[True] * 3, [False] * 3]
+    assert (case.label, case.sure[0].tolist()) == ("given in part", [[True] * 3, [False] * 3])
+    assert case.allowed[0] < 1e-3
+    other, wrong = out.clone(), out.clone()
+    other[1], wrong[0, 1] = 7.0, 2 * out[0, 1]
+    assert agreement(graph, [case], lambda _: [other])
+    assert not agreement(graph, [case], lambda _: [wrong])
+    infinite = graph_of(lambda x: 1 / (x - x), x)
+    case = measured(infinite, "given", {"x": x})
+    assert case.label == "given"
+    assert not agreement(infinite, [case], lambda _: [torch.full_like(x, -math.inf)])
+
+
+def test_the_report_says_what_is_proved_in_part(tmp_path: Path) -> None:
+    graph, x = steep()
+    found = netir.to_onnx(graph, tmp_path / "net.onnx", x)
+    assert {"given in part", "zero"} <= set(found.cases)
+    assert "given" not in found.cases
+
+
+def test_places_of_equal_values_are_not_compared() -> None:
+    """Of values that are equal to the last bit, any may come first."""
+    graph = graph_of(lambda x: x.relu().kthvalue(2).indices, torch.randn(64, 9))
+    x = torch.cat([torch.full((64, 5), -1.0), torch.ones(64, 4)], 1)
+    case = measured(graph, "given", {"x": x})
+    other, wrong = (case.outputs[0] + 1) % 5, torch.full((64,), 8)
+    assert agreement(graph, [case], lambda _: [other])
+    distinct = measured(graph, "given", {"x": torch.arange(9.0).expand(64, 9)})
+    assert not agreement(graph, [distinct], lambda _: [wrong])
+
+
 def test_a_result_of_another_shape_never_agrees(tmp_path: Path) -> None:
     """Also where numbers overflow, so that nothing is said about them."""
     graph = netir.trace(nn.Identity(), (torch.randn(2, 3),))
     case = measured(graph, "given", {next(iter(graph.inputs)): torch.randn(2, 3)})
-    vacuous = replace(case, allowed=(math.inf,))
+    vacuous = replace(case, sure=(torch.zeros(2, 3, dtype=torch.bool),))
+    assert agreement(graph, [vacuous], lambda _: [torch.zeros(2, 3)])
     assert not agreement(graph, [vacuous], lambda _: [torch.zeros(1)])

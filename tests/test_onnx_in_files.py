@@ -234,6 +234,14 @@ def test_names_that_are_no_text_are_refused() -> None:
     refused(content.replace(b"\x12\x03net", b"\x12\x03n\xfft"), "this is no valid ONNX model")
 
 
+def test_metadata_that_is_no_text_is_left_out() -> None:
+    model = model_of([node("Relu", "x", "y")], {"x": [2]}, ["y"])
+    model.graph.node[0].metadata_props.add(key="netir.scope", value="block")
+    content = model.SerializeToString()
+    assert netir.from_onnx(content).nodes["relu"].scope == "block"
+    assert netir.from_onnx(content.replace(b"block", b"bl\xffck")).nodes["relu"].scope == ""
+
+
 # Fuzz
 
 

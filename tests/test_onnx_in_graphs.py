@@ -12,7 +12,8 @@ from torch import nn
 
 import netir
 from netir import NetirError, passes
-from netir.ir import leaves
+from netir.ir import TensorType, leaves
+from netir.ops.resize import GridSample
 from tests.onnx_by_hand import model_of, node
 
 
@@ -183,6 +184,9 @@ RECURRENT = {"w": np.ones((1, 12, 2)), "r": np.ones((1, 12, 3)), "p": np.ones((1
          "coordinates 'tf_crop_and_resize'"),
         (node("ScatterND", "x places x", "y", reduction="mul"), "has the reduction 'mul'"),
         (node("GridSample", "i i", "y", mode="other"), "mode 'other'"),
+        (node("GridSample", "i i", "y"), "does not lead into"),
+        (node("GridSample", "x x", "y"), "is no batch of planes or volumes"),
+        (node("GridSample", "v u", "y", mode="cubic"), "is cubic over three axes"),
         (node("Pad", "x four", "y"), "has 4 numbers for 3 axes"),
     ],
 )  # fmt: skip
@@ -191,11 +195,17 @@ def test_what_torch_has_not_is_refused(made: onnx.NodeProto, match: str) -> None
         "c": np.ones(3), "axes": [0], "far": [9], "half": [1.0, 1.0, 0.5, 0.5], "places": [[0]],
         "four": [1, 1, 1, 1],
     }  # fmt: skip
-    inputs = {"x": [4, 5, 2], "i": [1, 3, 8, 8]}
+    inputs = {"x": [4, 5, 2], "i": [1, 3, 8, 8], "v": [1, 3, 4, 4, 4], "u": [1, 2, 2, 2, 3]}
     with pytest.raises(NetirError, match=match) as error:
         netir.from_onnx(model_of([made], inputs, ["y"], stored))
     assert error.value.fix
     assert made.op_type in error.value.where
+
+
+def test_volumes_are_not_sampled_by_cubics() -> None:
+    volume, grid = (TensorType(torch.float32, (1, 3, 4, 4, last)) for last in (4, 3))
+    with pytest.raises(NetirError, match="torch has no cubic sampling of volumes"):
+        GridSample(mode=2).infer(volume, grid)
 
 
 def test_sizes_that_do_not_fit_can_be_fixed() -> None:

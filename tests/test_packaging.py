@@ -33,7 +33,7 @@ netir.basis
 netir.moves
 netir.layout_moves
 netir.change netir.oracle netir.verify netir.edit
-netir.where | netir.calibration | netir.equivariance
+netir.where | netir.calibration | netir.equivariance | netir.given
 netir.rewrite netir.width netir.compare | netir.latency
 netir.passes | netir.lower | netir.store
 netir.passes.methods | netir.frontends

@@ -57,6 +57,22 @@ def test_the_inputs_given_are_those_of_the_proof(graph: Graph) -> None:
     Pipeline([Fold()]).apply(graph, kwargs={"image": torch.randn(3, 1, 8, 8)})
 
 
+def test_a_proof_on_nothing_is_refused(graph: Graph) -> None:
+    wider, nothing = Widen(factor=2)(graph), torch.zeros(0, 1, 8, 8)
+    with pytest.raises(NetirError, match="nothing to compare: the inputs have no entries") as error:
+        netir.verify(graph, wider, nothing)
+    assert error.value.where == "'image' of shape (0, 1, 8, 8)"
+    assert error.value.fix == "pass at least one example"
+    shifted = netir.trace(Shifted(), (torch.randn(2, 3), torch.randn(3)))
+    with pytest.raises(NetirError, match="nothing to compare: the outputs have no entries"):
+        netir.verify(shifted, shifted, (torch.zeros(0, 3), torch.randn(3)))
+
+
+class Shifted(nn.Module):
+    def forward(self, x: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+        return x + by
+
+
 def test_data_reaches_every_pass(graph: Graph) -> None:
     images = torch.randn(8, 1, 8, 8)
     pipeline = Pipeline([Prune(amount=0.3, compensate="mean")])

@@ -257,7 +257,6 @@ def test_a_tolerance_and_inputs_of_the_task(net: str, tmp_path: Path) -> None:
         ({"model": None}, "the spec names no model"),
         ({"model": "nowhere.netir"}, "there is no such file"),
         ({"passes": [{"pass": "prune", "score": "taylor"}]}, "needs data"),
-        ({"targets": {"accuracy": 0.5}, "task": {**TASK, "loss": "mse"}}, "judged by 'loss'"),
     ],
 )
 def test_what_cannot_be_run_is_refused(

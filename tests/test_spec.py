@@ -142,6 +142,8 @@ MISTAKES = [
     ("netir_spec: 1\npasses: [train: {}]", "step 0, train, needs a task", "a.yaml:2:10"),
     ("netir_spec: 1\ntargets: {accuracy: 0.5}", "the target 'accuracy' needs a task",
      "a.yaml:2:21"),
+    ("netir_spec: 1\ntask: {name: digits, metric: top5}\ntargets: {accuracy: 0.5}",
+     "the target is an accuracy, and the task is judged by 'top5'\n", "a.yaml:3:21"),
     ("netir_spec: 1\nverify: {inputs: task}", "on inputs of the task needs a task", "a.yaml:2:18"),
     ("netir_spec: 1\nverify: {contract: exakt}", "'verify.contract' is exakt", "a.yaml:2:20"),
     ("netir_spec: 1\nverify: 1", "'verify' is 1", "a.yaml:2:9"),

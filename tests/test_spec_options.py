@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 import pytest
 
+from netir.errors import NetirError
 from netir.passes import PASSES
 from netir.passes.scores import SCORES
 from netir.spec.options import checked, in_words, made, options
 from netir.spec.problems import Problem
 from netir.spec.schema import json_schema
+from netir.spec.words import choices
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,46 @@ def test_options_that_are_wrong(option: str, value: Any, what: str, fix: str) ->
 def test_a_needed_option() -> None:
     _, problems = checked(Odd, {}, "odd")
     assert problems[0].what == "odd needs the option 'needed'"
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "given", "meant"),
+    [
+        ("prune", "scope", "globel", "global"),
+        ("prune", "normalise", "maxx", "max"),
+        ("prune", "kind", "head", "heads"),
+        ("prune", "compensate", "leastsquares", "least-squares"),
+        ("prune-branches", "score", "residuals", "residual"),
+        ("widen", "split", "unequal", "equal"),
+        ("widen", "order", "cyclic", "cycle"),
+        ("deepen", "kind", "layers", "layer"),
+        ("deepen", "pool", "mx", "max"),
+        ("shrink", "kind", "blocks", "block"),
+        ("shrink", "score", "identify", "identity"),
+        ("factorize", "kind", "tucker2", "tucker"),
+        ("mask", "score", "magnitudes", "magnitude"),
+        ("mask", "scope", "globally", "global"),
+        ("regrow", "score", "gradients", "gradient"),
+    ],
+)
+def test_options_of_a_few_values_name_them(name: str, option: str, given: str, meant: str) -> None:
+    """In the schema, in the list of passes, and where another value is given."""
+    cls = PASSES[name]
+    known = [choice for choice in choices(options(cls)[option].hint) if choice is not None]
+    assert meant in known
+    steps = json_schema()["properties"]["passes"]["items"]["anyOf"]
+    step = next(s for s in steps if s["properties"].get("pass") == {"const": name})
+    assert str(known) in str(step["properties"][option])
+    _, problems = checked(cls, {option: given}, name)
+    assert [problem.path for problem in problems] == [(option,)]
+    assert all(choice in problems[0].what for choice in known)
+    assert problems[0].fix == f"did you mean '{meant}'?"
+    for choice in known:
+        values, problems = checked(cls, {option: choice}, name)
+        assert values == {option: choice}
+        assert problems == []
+    with pytest.raises(NetirError, match=f"'{given}'"):
+        cls(**{option: given})
 
 
 def test_types_in_words() -> None:

@@ -145,7 +145,10 @@ ERRORS = {
     small("elu(%x) {alhpa=1.0}"): ("elu has no attribute 'alhpa'", "2", "did you mean 'alpha'?"),
     small('elu(%x) {alpha="big"}'): ("attribute 'alpha' of elu is a", "2, column 23", ""),
     small("elu(%x) {alpha=1, alpha=2}"): ("attribute 'alpha' is given twice", "2, column 26", ""),
-    small("squeeze(%x) {dims=(9,)}"): ("squeeze cannot have these operands", "2, column 8", ""),
+    small("squeeze(%x) {dims=(9,)}"): ("squeeze names axis 9 of tensors of 2", "2, column 8", ""),
+    small("softmax(%x) {dim=-3}"): ("softmax names axis -3 of tensors of 2 dim", "2, column 8", ""),
+    small("softmax(%x) {dim=n}"): ("softmax names axis n of tensors of 2 dim", "2, column 8", ""),
+    small("cat() {dim=0}"): ("cat cannot have these operands", "2, column 8", ""),
     "graph g(%x: f32[99999999999]) { %y = unbind(%x) : f32[] return %y }": (
         "too many indices", "1, column 38", "",
     ),

@@ -275,6 +275,30 @@ def test_an_axis_that_cannot_be_open_is_named() -> None:
         netir.trace(model, (torch.randn(2, 5, 3),), dynamic={"x": {1: "n"}})
 
 
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({2: "n"}, "'x' has no axis 2\n  fix use 0 to 1"),
+        ({-1: "n"}, "'x' has no axis -1"),
+        ({1: "two words"}, r"dynamic of 'x' is \{1: 'two words'\}\n  fix name axes, as in"),
+        ({1: 5}, "dynamic of 'x' is"),
+        (["n"], "dynamic of 'x' is"),
+    ],
+)
+def test_axes_that_cannot_be_named(axes: Any, message: str) -> None:
+    with pytest.raises(netir.NetirError, match=message):
+        netir.trace(Calls(torch.relu), (torch.randn(2, 3),), dynamic={"x": axes})
+
+
+def test_an_op_that_fits_only_some_of_the_wanted_sizes_is_told() -> None:
+    model = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(32, 3))
+    with pytest.warns(netir.NetirWarning, match="linear does not fit every size: .* h and w out"):
+        graph = netir.trace(
+            model, (torch.randn(2, 2, 8, 8),), dynamic={"input": {2: "h", 3: "w"}}
+        )
+    assert netir.run(graph, torch.randn(5, 2, 8, 8)).shape == (5, 3)
+
+
 def test_unknown_inputs_are_named() -> None:
     with pytest.raises(netir.NetirError, match="'y'"):
         netir.trace(Calls(torch.relu), (torch.randn(2, 3),), dynamic={"y": {0: "n"}})

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from netir.errors import NetirError
+from netir.errors import NetirError, blaming, first_line
 from netir.frontends.onnx import names
-from netir.frontends.onnx.load import Source, load_model
+from netir.frontends.onnx.load import Source, load_model, place_of
 from netir.frontends.onnx.modules import with_modules
 from netir.frontends.onnx.walk import Walk
 from netir.ir import Graph, Node, Ref, Tree
@@ -33,22 +33,26 @@ def from_onnx(
     opens the first axis of every input. `outputs` names what to return instead of what the file
     returns: any values in it. Several outputs come back as a dict by their names.
     """
-    loaded, folder, where = load_model(model)
+    source = place_of(model)
     try:
-        walk = Walk(loaded, folder, outputs)
-        graph = _read(walk, dynamic or {}, batch)
-        graph = graph.replace(name=name or names.identifier(loaded.graph.name or "", "network"))
-        graph = with_modules(graph, walk.build.kept)
-        check(graph)
+        with blaming(_invalid):
+            loaded, folder = load_model(model)
+            walk = Walk(loaded, folder, outputs)
+            graph = _read(walk, dynamic or {}, batch)
+            graph = graph.replace(name=name or names.identifier(loaded.graph.name or "", "network"))
+            graph = with_modules(graph, walk.build.kept)
+            check(graph)
     except NetirError as error:
-        place = f"{where}, {error.where}" if error.where else where
-        raise NetirError(error.what, place, error.fix) from None
-    except Exception as error:
-        raise NetirError(
-            f"this is no valid ONNX model: {str(error)[:200]}", where,
-            "check the file with onnx.checker, or export the model again",
-        ) from error  # fmt: skip
+        place = f"{source}, {error.where}" if error.where else source
+        raise NetirError(error.what, place, error.fix) from error.__cause__
     return graph
+
+
+def _invalid(error: Exception) -> NetirError:
+    return NetirError(
+        f"this is no valid ONNX model: {first_line(error)}",
+        fix="check the file with onnx.checker, or export the model again",
+    )
 
 
 def _read(walk: Walk, dynamic: Mapping[str, Mapping[int, str | int]], batch: bool) -> Graph:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-from netir.errors import NetirError
+from netir.errors import NetirError, blaming, first_line
 from netir.files import reason
 
 Source = str | os.PathLike[str] | bytes | ir.Model | onnx.ModelProto
@@ -22,35 +24,42 @@ OLDEST, NEWEST = 7, 28
 _MOST_NODES = 1_000_000
 _DEEPEST = 32
 
+logging.getLogger("onnx_ir").addHandler(logging.NullHandler())  # it prints what we then refuse
 
-def load_model(source: Any) -> tuple[ir.Model, Path | None, str]:
-    """The model, the folder in which its data may lie, and where it came from, for messages."""
+
+_AGAIN = "export the model again, or take another copy of the file"
+
+
+def place_of(source: Any) -> str:
+    """Where a model comes from, for messages."""
+    return str(Path(source)) if isinstance(source, (str, os.PathLike)) else "the ONNX model"
+
+
+def load_model(source: Any) -> tuple[ir.Model, Path | None]:
+    """The model, and the folder in which its data may lie."""
     folder: Path | None = None
-    where = "the ONNX model"
     match source:
         case ir.Model():
             proto, folder = _copied(source), _folder_of(source)
         case bytes():
-            proto = _parsed(source, where)
+            proto = _parsed(source)
         case str() | os.PathLike():
-            path = Path(source)
-            where, folder = str(path), path.parent
-            proto = _parsed(_content(path), where)
+            folder = Path(source).parent
+            proto = _parsed(_content(Path(source)))
         case onnx.ModelProto():
-            proto = _parsed(_serialized(source), where)
+            proto = _parsed(_serialized(source))
         case _:
             raise NetirError(
                 f"cannot read a {type(source).__name__} as an ONNX model",
                 fix="pass a path, bytes, an onnx.ModelProto or an onnx_ir.Model",
             )
-    try:
+    with _blaming("this is no whole ONNX model"):
         model = ir.serde.deserialize_model(proto)
-    except Exception as error:
-        raise NetirError(f"this is no whole ONNX model: {_first(error)}", where, _AGAIN) from error
-    return _prepared(model, where), folder, where
+    return _prepared(model), folder
 
 
-_AGAIN = "export the model again, or take another copy of the file"
+def _blaming(what: str, fix: str = _AGAIN) -> AbstractContextManager[None]:
+    return blaming(lambda error: NetirError(f"{what}: {first_line(error)}", fix=fix))
 
 
 def _folder_of(model: ir.Model) -> Path | None:
@@ -65,71 +74,55 @@ def _folder_of(model: ir.Model) -> Path | None:
 def _content(path: Path) -> bytes:
     try:
         if path.is_dir():
-            raise NetirError("this is a folder, not a file", str(path), "name the .onnx file in it")
+            raise NetirError("this is a folder, not a file", fix="name the .onnx file in it")
         if path.stat().st_size >= 2**31:
             raise NetirError(
-                "the file has 2 GB or more, which protobuf cannot hold", str(path),
-                "keep the weights in another file: external data",
-            )  # fmt: skip
+                "the file has 2 GB or more, which protobuf cannot hold",
+                fix="keep the weights in another file: external data",
+            )
         return path.read_bytes()
     except FileNotFoundError:
-        raise NetirError("there is no such file", str(path), "check the path") from None
+        raise NetirError("there is no such file", fix="check the path") from None
     except (OSError, ValueError) as error:
-        raise NetirError(f"cannot read the file: {reason(error)}", str(path)) from None
+        raise NetirError(f"cannot read the file: {reason(error)}") from None
 
 
 def _copied(model: ir.Model) -> Any:
-    try:
+    with _blaming("the model cannot be copied", "save it with external data and pass the path"):
         return ir.serde.serialize_model(model)
-    except Exception as error:
-        raise NetirError(
-            f"the model cannot be copied: {_first(error)}",
-            fix="save it with external data and pass the path",
-        ) from error
 
 
 def _serialized(proto: onnx.ModelProto) -> bytes:
-    try:
+    with _blaming("the model cannot be copied", "save it with external data and pass the path"):
         found: bytes = proto.SerializeToString()
-        return found
-    except Exception as error:
-        raise NetirError(
-            f"the model cannot be copied: {_first(error)}",
-            fix="save it with external data and pass the path",
-        ) from error
+    return found
 
 
-def _parsed(content: bytes, where: str) -> Any:
+def _parsed(content: bytes) -> Any:
     proto = onnx.ModelProto()
-    try:
+    with blaming(lambda _: NetirError("this is no ONNX file, or only a part of one", fix=_AGAIN)):
         proto.ParseFromString(content)
-    except Exception as error:
-        raise NetirError("this is no ONNX file, or only a part of one", where, _AGAIN) from error
     if not proto.HasField("graph") or not proto.opset_import:
-        raise NetirError("this file holds no ONNX graph", where, _AGAIN)
+        raise NetirError("this file holds no ONNX graph", fix=_AGAIN)
     for output in proto.graph.output:
         if output.type.HasField("sequence_type") or output.type.HasField("map_type"):
             output.ClearField("type")  # onnx-ir cannot read a list of dicts, and nothing needs it
     return proto
 
 
-def _prepared(model: ir.Model, where: str) -> ir.Model:
+def _prepared(model: ir.Model) -> ir.Model:
     """The model with its functions inlined and every graph in order."""
     version = model.opset_imports.get("", model.opset_imports.get("ai.onnx"))
     if version is not None and not OLDEST <= version <= NEWEST:
         raise NetirError(
-            f"the model has opset {version}; {OLDEST} to {NEWEST} can be read", where,
-            "convert it: onnx.version_converter.convert_version(model, 18)",
+            f"the model has opset {version}; {OLDEST} to {NEWEST} can be read",
+            fix="convert it: onnx.version_converter.convert_version(model, 18)",
         )  # fmt: skip
-    try:
+    with _blaming("the model's graph is damaged"):
         _expect_bounded(model)
         if model.functions:
             model = InlinePass()(model).model
         model.graph.sort()
-    except NetirError as error:
-        raise NetirError(error.what, error.where or where, error.fix) from None
-    except Exception as error:
-        raise NetirError(f"the model's graph is damaged: {_first(error)}", where, _AGAIN) from error
     return model
 
 
@@ -174,7 +167,3 @@ def _inner(node: ir.Node) -> Iterator[ir.Graph]:
             yield attribute.value
         elif attribute.type == ir.AttributeType.GRAPHS:
             yield from attribute.value
-
-
-def _first(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

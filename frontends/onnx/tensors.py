@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from netir.errors import NetirError
+from netir.errors import NetirError, blaming
 from netir.files import reason
 
 DTYPES: Mapping[ir.DataType, torch.dtype] = MappingProxyType(
@@ -69,13 +69,11 @@ def torch_tensor(tensor: ir.TensorProtocol, where: str, folder: Path | None) -> 
         if not raw:
             return torch.empty(shape, dtype=dtype)
         return torch.frombuffer(raw, dtype=dtype).reshape(shape)
-    try:
+    with blaming(lambda error: NetirError(
+        f"the stored numbers do not fill the shape {shape}: {error}", where,
+        "the file is damaged: export the model again",
+    )):  # fmt: skip
         array = tensor.numpy()
-    except Exception as error:
-        raise NetirError(
-            f"the stored numbers do not fill the shape {shape}: {error}", where,
-            "the file is damaged: export the model again",
-        ) from error  # fmt: skip
     if tuple(array.shape) != shape:
         raise NetirError(f"the stored shape is {array.shape}, not {shape}", where)
     if dtype in _NATIVE:

@@ -11,7 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from netir.dims import Dim, evaluate, parse_dim, symbol, symbols
-from netir.errors import NetirError, nearest
+from netir.errors import NetirError, blaming, first_line, nearest
 from netir.frontends.onnx import names
 from netir.frontends.onnx.builder import Builder
 from netir.frontends.onnx.call import Call, Place
@@ -145,14 +145,14 @@ class Walk:
         place = self._place(node)
         where = f"{node.op_type} '{node.name or place.name}'"
         try:
-            found = self._branch(node) if node.op_type == "If" else self._called(node, place)
+            with blaming(lambda error: NetirError(
+                f"this {node.op_type} is not valid: {first_line(error)}",
+                fix="check the file with onnx.checker, or export the model again",
+            )):  # fmt: skip
+                found = self._branch(node) if node.op_type == "If" else self._called(node, place)
         except NetirError as error:
-            raise NetirError(error.what, error.where or where, error.fix or _SIZES) from None
-        except Exception as error:
-            raise NetirError(
-                f"this {node.op_type} is not valid: {str(error)[:200] or type(error).__name__}",
-                where, "check the file with onnx.checker, or export the model again",
-            ) from error  # fmt: skip
+            fix = error.fix or _SIZES
+            raise NetirError(error.what, error.where or where, fix) from error.__cause__
         many = list(found) if isinstance(found, (list, tuple)) else [found]
         for output, value in zip(node.outputs, many, strict=False):
             self._known[output] = value
@@ -173,9 +173,11 @@ class Walk:
 
     def _place(self, node: ir.Node) -> Place:
         version = node.version or self._model.opset_imports.get(node.domain or "", 0) or 1
-        scope = node.metadata_props.get("netir.scope")
+        props: Mapping[str, Any] = node.metadata_props  # what is no UTF-8 is left as bytes
+        told = {name: text for name, text in props.items() if isinstance(text, str)}
+        scope = told.get("netir.scope")
         if scope is None:
-            scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
+            scopes = told.get("pkg.torch.onnx.name_scopes")
             scope = names.module_path(node.name or "", node.op_type, scopes)
         name = (node.name or "").removeprefix("node_") or node.op_type.lower()
         name = names.identifier("/".join(names.parts_of(name)), "n")

@@ -8,6 +8,8 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from netir.errors import NetirError, nearest
 from netir.ir import Graph
 from netir.models import BUILTIN, read_model, traced
@@ -52,7 +54,7 @@ def of_spec(
 
 
 def _made(model: str) -> Any:
-    """What the factory gives; the current folder can be imported from."""
+    """What the factory gives, or a module itself; the current folder can be imported from."""
     module_name, _, attribute = model.partition(":")
     if not all(module_name.split(".")):
         raise NetirError(f"'{model}' names no Python module", fix="write package.module:function")
@@ -69,6 +71,8 @@ def _made(model: str) -> Any:
     finally:
         sys.path.remove(str(Path.cwd()))
     factory = getattr(module, attribute, None)
+    if isinstance(factory, nn.Module):
+        return factory
     if not callable(factory):
         known = [n for n, v in vars(module).items() if callable(v) and n[0] != "_"]
         raise NetirError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 import warnings
@@ -13,8 +12,8 @@ from typing import Any
 
 import onnx_ir
 
-from netir.errors import NetirWarning
-from netir.ir import Graph
+from netir.errors import NetirError, NetirWarning
+from netir.ir import Graph, expect_graph
 from netir.latency import Latency, latency
 from netir.lower.agree import Case, cases
 from netir.lower.exporter import exported
@@ -80,8 +79,10 @@ def to_onnx(
     is one. If anything fails, the file that was there before stays. With `timed` the report tells
     the latency too.
     """
+    expect_graph(graph)
     start = time.perf_counter()
     onnx_runtime()
+    _expect_real(graph)
     given = tuple(args) if isinstance(args, (tuple, list)) else (args,)
     tried = cases(graph, given, kwargs, sizes)
     model, way = written(graph, tried[0])
@@ -92,9 +93,23 @@ def to_onnx(
     return OnnxReport(
         path=Path(path), opset=model.opset_imports[""], nodes=model.graph.num_nodes(), bytes=size,
         way=way, provider=proof.provider, error=proof.error, allowed=proof.allowed,
-        cases=tuple(case.name for case in tried if math.inf not in case.allowed),
+        cases=tuple(filter(None, (case.label for case in tried))),
         seconds=time.perf_counter() - start, note=proof.note, latency=taken,
     )  # fmt: skip
+
+
+def _expect_real(graph: Graph) -> None:
+    """Refuse complex inputs and outputs; torch.onnx.export may know how to do without inside."""
+    for name in (*graph.inputs, *graph.outputs):
+        kind = graph.type_of(name)
+        if kind.dtype.is_complex:
+            what = "input" if name in graph.inputs else "output"
+            raise NetirError(
+                f"ONNX operators take no complex numbers, and the {what} '{name}' has some",
+                f"%{name}: {kind}",
+                "let the model take and return real and imaginary parts: torch.view_as_complex "
+                "and torch.view_as_real",
+            )
 
 
 def written(graph: Graph, case: Case) -> tuple[onnx_ir.Model, str]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from netir.dims import Sym
-from netir.errors import NetirError
+from netir.errors import NetirError, blaming, first_line
 from netir.ir import Graph, Record, Ref, Tree, map_tree
 from netir.lower.onnx import named_outputs
 from netir.lower.torch import to_torch
@@ -30,18 +30,13 @@ def exported(graph: Graph, inputs: Mapping[str, Tensor]) -> onnx_ir.Model:
         )
     arguments = {n: map_tree(t, lambda leaf: inputs[leaf.name]) for n, t in graph.arguments.items()}
     shapes = {name: _open_axes(tree, graph) for name, tree in graph.arguments.items()}
-    with _quiet(), torch.no_grad():
-        try:
-            program = torch.onnx.export(
-                to_torch(graph), tuple(arguments.values()), dynamo=True, verbose=False,
-                dynamic_shapes=tuple(shapes.values()), input_names=list(graph.inputs),
-                output_names=[name for name, _ in named_outputs(graph.output)],
-            )  # fmt: skip
-        except Exception as error:  # whatever an exporter of any version raises
-            raise NetirError(
-                f"torch.onnx.export cannot export the graph: {_line(error)}",
-                fix="the operators that netir cannot write have to go; netir spaces names them",
-            ) from error
+    module = to_torch(graph)
+    with blaming(_unexported), _quiet(), torch.no_grad():  # exporters of all versions differ
+        program = torch.onnx.export(
+            module, tuple(arguments.values()), dynamo=True, verbose=False,
+            dynamic_shapes=tuple(shapes.values()), input_names=list(graph.inputs),
+            output_names=[name for name, _ in named_outputs(graph.output)],
+        )  # fmt: skip
     assert program is not None
     model: onnx_ir.Model = program.model
     return model
@@ -77,11 +72,14 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _line(error: Exception) -> str:
-    """The first line of what went wrong in the first place."""
+def _unexported(error: BaseException) -> NetirError:
+    """What went wrong in the first place."""
     while error.__cause__ is not None:
-        error = error.__cause__  # type: ignore[assignment]
-    return str(error).strip().partition("\n")[0]
+        error = error.__cause__
+    return NetirError(
+        f"torch.onnx.export cannot export the graph: {first_line(error)}",
+        fix="the operators that netir cannot write have to go; netir spaces names them",
+    )
 
 
 __all__ = ["exported"]

@@ -6,12 +6,14 @@ It holds no rule of any op. What makes a file of the model, and proves it, is ex
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import onnx_ir
 import torch
 from onnx_ir.tensor_adapters import TorchTensor, from_torch_dtype
 
+from netir.errors import NetirError, blaming, first_line
 from netir.evaluate import behind
 from netir.ir import Graph, Node, Record, Ref, TensorType, Tree
 from netir.lower.tape import OnnxValue, Tape
@@ -95,7 +97,8 @@ class _Walk:
         for kind in node.types:
             _expect_real(kind, node)
         operands = [None if o is None else self.operand(o) for o in node.operands]
-        found: Any = node.op.to_onnx(self.tape, *operands)
+        with blaming(partial(_unwritten, node)):
+            found: Any = node.op.to_onnx(self.tape, *operands)
         made = found if isinstance(found, tuple) else (found,)
         for name, kind, value in zip(node.results, node.types, made, strict=True):
             value = self.tape.cast(value, kind.dtype)
@@ -202,6 +205,14 @@ def _shape(kind: TensorType) -> onnx_ir.Shape:
 def _expect_real(kind: TensorType, node: Node) -> None:
     if kind.dtype.is_complex:
         raise NoLowering(f"ONNX operators take no complex numbers, and '{node.op.name}' gives some")
+
+
+def _unwritten(node: Node, error: Exception) -> NetirError:
+    return NetirError(
+        f"'{node.name}' cannot be written as ONNX: {first_line(error)}",
+        f"{node.name} = {node.op}",
+        "its attributes do not fit its operands: trace or export the network again",
+    )
 
 
 def _stand_ins(node: Node) -> dict[str, OnnxValue]:

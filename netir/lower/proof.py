@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from netir.errors import NetirError
+from netir.errors import NetirError, blaming, first_line
 from netir.ir import Graph, Node, TensorType
 from netir.lower.agree import Agreement, Case, agreement, measured
 from netir.lower.onnx import onnx_model
@@ -65,7 +65,7 @@ def _check(draft: Path, strict: bool) -> None:
     try:
         onnx.checker.check_model(os.fspath(draft), full_check=strict)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise _rejected(f"the ONNX checker does not take it: {_line(error)}") from error
+        raise _rejected(f"the ONNX checker does not take it: {first_line(error)}") from error
 
 
 def _compared(
@@ -82,28 +82,28 @@ def _compared(
                 f"ONNX Runtime on {used}, {how} optimisation, is off by {found.error:.1e} "
                 f"on {found.where}; {found.allowed:.1e} is allowed"
             )
-        worst = max(worst, found, key=lambda each: each.excess)
+        worst = max(found, worst, key=lambda each: each.excess)  # the first, if all is equal
     return Proof(worst.error, worst.allowed, used)
 
 
 def _run(session: Any, inputs: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-    try:
-        return run_session(session, inputs)
-    except Exception as error:  # ONNX Runtime's own exceptions have no common type
+    def told(error: Exception) -> Exception:
         if "does not support" in str(error):  # which it finds out only now
-            raise _Unsupported(_line(error).rpartition("Status Message: ")[2]) from error
-        raise _rejected(f"ONNX Runtime fails on it: {_line(error)}") from error
+            return _Unsupported(first_line(error).rpartition("Status Message: ")[2])
+        return _rejected(f"ONNX Runtime fails on it: {first_line(error)}")
+
+    with blaming(told):  # ONNX Runtime's own exceptions have no common type
+        return run_session(session, inputs)
 
 
 def _opened(draft: Path, optimise: bool, provider: str | None) -> Any:
-    try:
-        return open_session(draft, optimise=optimise, provider=provider)
-    except NetirError:
-        raise
-    except Exception as error:  # ONNX Runtime's own exceptions have no common type
+    def told(error: Exception) -> Exception:
         if type(error).__name__ == "NotImplemented":
-            raise _Unsupported(_line(error).rpartition("NOT_IMPLEMENTED : ")[2]) from error
-        raise _rejected(f"ONNX Runtime does not take it: {_line(error)}") from error
+            return _Unsupported(first_line(error).rpartition("NOT_IMPLEMENTED : ")[2])
+        return _rejected(f"ONNX Runtime does not take it: {first_line(error)}")
+
+    with blaming(told):  # ONNX Runtime's own exceptions have no common type
+        return open_session(draft, optimise=optimise, provider=provider)
 
 
 class _Unsupported(Exception):
@@ -143,11 +143,6 @@ def _rejected(what: str) -> NetirError:
         fix="it should not happen: please report the network; if a warning said that the graph "
         "goes through torch.onnx.export, remove the operators that it named",
     )
-
-
-def _line(error: Exception) -> str:
-    text = str(error).strip().partition("\n")[0]
-    return text if len(text) < 300 else f"{text[:300]}…"
 
 
 __all__ = ["Proof", "in_float32", "proved"]

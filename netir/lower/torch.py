@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from netir.errors import NetirError
-from netir.ir import Graph, Param
+from netir.ir import Graph, Param, expect_graph
 from netir.lower.modules import Owners, places
 from netir.lower.origin import Origin
 from netir.lower.writer import Writer
@@ -53,6 +53,7 @@ def to_torch(graph: Graph, *, copy: bool = True) -> Lowered:
     Its parameters are copies. With `copy=False` they share memory with the graph, so that
     training the module changes the graph.
     """
+    expect_graph(graph)
     owners = Owners(graph)
     placed = places(graph, owners)
     writer = Writer(graph, placed, owners)

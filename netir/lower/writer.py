@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 import operator
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import fx, nn
 from torch.fx.proxy import GraphAppendingTracer
 
 from netir.dims import Sym, symbols
-from netir.errors import NetirError
+from netir.errors import NetirError, blaming, first_line
 from netir.evaluate import behind, bound
 from netir.ir import Graph, Node, Record, Ref, Tree, leaves
 from netir.lower.modules import FORMS, Owners, Place
@@ -38,7 +39,8 @@ class Writer:
         found: dict[str, nn.Module] = {}
         ops: dict[str, Any] = {}
         for node in self._graph.nodes.values():
-            module = node.op.to_module() if node.name in self._live else None
+            with blaming(partial(_unwritten, node)):
+                module = node.op.to_module() if node.name in self._live else None
             if module is None or node.name in self._placed:
                 continue
             path = node.scope
@@ -60,7 +62,8 @@ class Writer:
             self._argument(name, tree, optional)
         for node in self._graph.nodes.values():
             if node.name in self._live:
-                self._node(node)
+                with blaming(partial(_unwritten, node)):
+                    self._node(node)
         self._result.output(self._tree(self._graph.output))
         return self._result
 
@@ -164,12 +167,25 @@ class Writer:
             source = next(iter(self._graph.inputs), None)
             if source is None:
                 source = next((f"@{name}" for name in self._graph.params), None)
-            self._values["device"] = source and self._operand(source).device
+            if source is None:
+                raise NetirError(
+                    "the network reads no input and no parameter",
+                    fix="let it read one: nothing else says on which device it is to compute",
+                )
+            self._values["device"] = self._operand(source).device
         return self._values["device"]
 
     def _call(self, function: Any, *args: Any) -> fx.Proxy:
         found: fx.Proxy = self._tracer.create_proxy("call_function", function, args, {})
         return found
+
+
+def _unwritten(node: Node, error: Exception) -> NetirError:
+    return NetirError(
+        f"'{node.name}' cannot be written as a module: {first_line(error)}",
+        f"{node.name} = {node.op}",
+        "its attributes do not fit its operands: trace or export the network again",
+    )
 
 
 _ARITHMETIC = frozenset({operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod,

@@ -127,6 +127,10 @@ class GridSample(Op):
         return True
 
     def infer(self, x: TensorType, grid: TensorType) -> TensorType:
+        axes = x.rank - 2
+        expect(axes in (2, 3), f"{x} is no batch of planes or volumes")
+        expect(grid.rank == x.rank and same(grid.shape[-1], axes), f"{grid} does not lead into {x}")
+        expect(axes == 2 or self.mode != 2, "torch has no cubic sampling of volumes")
         expect(same(x.shape[0], grid.shape[0]), f"{x} and grid {grid} differ in batch")
         return x.with_shape((*x.shape[:2], *grid.shape[1:-1]))
 

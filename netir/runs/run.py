@@ -65,7 +65,6 @@ def run_spec(
     starts anew. `listen` is told every event. Raises for what cannot be done, and for a contract
     that is broken; a target that is not met is told by the outcome.
     """
-    steps.check(spec)
     source = source_of(spec, model, name)
     with RunFolder.held(Path(folder)) as place:
         if fresh:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from netir.calibration import Calibration
-from netir.errors import NetirError, NetirWarning
+from netir.errors import NetirWarning
 from netir.ir import Graph
 from netir.live import Live
 from netir.lower.torch import Lowered, to_torch
@@ -234,14 +234,4 @@ def _noted() -> Iterator[list[str]]:
             warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
 
 
-def check(spec: Spec) -> None:
-    """Refuse a target that the task does not judge."""
-    name = "accuracy" if spec.task is None else spec.task.judged_by.name
-    if spec.targets.accuracy is not None and name != "accuracy":
-        raise NetirError(
-            f"the target is an accuracy, and the task is judged by '{name}'",
-            fix="leave the target out, or give the task 'metric: accuracy'",
-        )
-
-
-__all__ = ["Done", "check", "rewrite", "start", "training"]
+__all__ = ["Done", "rewrite", "start", "training"]

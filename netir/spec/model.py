@@ -184,6 +184,18 @@ class Spec(_Part):
                 refuse(wanting)
         return self
 
+    @model_validator(mode="after")
+    def _is_judged(self) -> Self:
+        """The task measures the accuracy that is wanted."""
+        name = "accuracy" if self.task is None else self.task.judged_by.name
+        if self.targets.accuracy is not None and name != "accuracy":
+            refuse([Problem(
+                ("targets", "accuracy"),
+                f"the target is an accuracy, and the task is judged by '{name}'",
+                "leave the target out, or give the task 'metric: accuracy'",
+            )])  # fmt: skip
+        return self
+
     @field_validator("model")
     @classmethod
     def _known(cls, model: str | None) -> str | None:

@@ -28,7 +28,7 @@ from ruamel.yaml.events import (
     StreamStartEvent,
 )
 
-from netir.errors import NetirError
+from netir.errors import NetirError, first_line
 
 Path = tuple[str | int, ...]
 
@@ -127,8 +127,7 @@ class _Reader:
             place = self.source if mark is None else self._place(mark)
             raise NetirError(f"this is no YAML: {', '.join(parts)}", place) from None
         except _FAULTS as error:
-            what = str(error).strip().partition("\n")[0]
-            raise NetirError(f"this is no YAML: {what}", self.source) from None
+            raise NetirError(f"this is no YAML: {first_line(error)}", self.source) from None
 
     def _value(self, event: Event, path: Path) -> Any:
         place = self.values[path] = self._place(event.start_mark)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields
 from functools import cache
 from typing import Any, Union, get_args, get_origin
@@ -16,8 +16,11 @@ import torch
 
 from netir.dims import Sym
 from netir.errors import NetirError
+from netir.ir import TensorType
 from netir.ops import Op
 from netir.ops.opaque import Opaque, Slot, operator_called
+
+UNIONS = (Union, types.UnionType)
 
 _PLAIN_STRINGS = frozenset(
     {
@@ -38,8 +41,8 @@ _NOT_OPERANDS = ("self", "device", "training")
 
 
 @cache
-def attributes(cls: type[Op]) -> Mapping[str, Any]:
-    """The attributes of an op and what each may be."""
+def attributes(cls: type[Any]) -> Mapping[str, Any]:
+    """The fields of a dataclass, such as the attributes of an op, and what each may be."""
     hints = typing.get_type_hints(cls, localns={"Sym": Sym})
     return {f.name: hints[f.name] for f in fields(cls) if f.init}
 
@@ -49,7 +52,7 @@ def fits(value: Any, wanted: Any) -> bool:
     origin = get_origin(wanted)
     if wanted is Any:
         return True
-    if origin in (Union, types.UnionType):
+    if origin in UNIONS:
         return any(fits(value, choice) for choice in get_args(wanted))
     if origin is typing.Literal:
         return value in get_args(wanted)
@@ -73,7 +76,7 @@ def _fits_tuple(value: tuple[Any, ...], wanted: tuple[Any, ...]) -> bool:
 def describe(wanted: Any) -> str:
     """An attribute's type in words."""
     origin, args = get_origin(wanted), get_args(wanted)
-    if origin in (Union, types.UnionType):
+    if origin in UNIONS:
         return " or ".join(dict.fromkeys(map(describe, args)))
     if origin is tuple:
         if len(args) == 2 and args[1] is Ellipsis:
@@ -115,6 +118,17 @@ def check_operands(op: Op, operands: tuple[str | None, ...]) -> None:
     for position, operand in enumerate(operands):
         if operand is None and not optional[min(position, len(optional) - 1)]:
             raise NetirError(f"{op.name} needs operand {position}, which is left out")
+
+
+def check_axes(op: Op, types: Iterable[TensorType]) -> None:
+    """Refuse an axis that no operand and no result has."""
+    rank = max((kind.rank for kind in types), default=0)
+    most = max(rank, 1)
+    for name in ("dim", "dims"):
+        given = getattr(op, name, ())
+        for axis in given if isinstance(given, tuple) else (given,):
+            if axis is not None and not (isinstance(axis, int) and -most <= axis < most):
+                raise NetirError(f"{op.name} names axis {axis} of tensors of {rank} dimensions")
 
 
 def check_opaque(op: Opaque, count: int, allow_ops: Collection[str]) -> None:

@@ -20,11 +20,18 @@ import torch
 from torch import Tensor
 
 from netir.dims import same
-from netir.errors import NetirError
+from netir.errors import NetirError, blaming
 from netir.ir import Graph, Kind, Node, Param, Ref, Step, TensorType, Tree
 from netir.ops import OPS, Op
 from netir.ops.opaque import Opaque
-from netir.text.checks import attributes, check_opaque, check_operands, describe, fits
+from netir.text.checks import (
+    attributes,
+    check_axes,
+    check_opaque,
+    check_operands,
+    describe,
+    fits,
+)
 from netir.text.lexer import Tokens
 from netir.text.values import read_type, read_value, show_type
 
@@ -178,7 +185,10 @@ class _Parser:
     def _check_tensors(self) -> None:
         extra = [name for name in self._tensors or () if name not in self._params]
         if extra:
-            raise NetirError(f"there is a tensor '{extra[0]}', but no such parameter in the text")
+            raise NetirError(
+                f"there is a tensor '{extra[0]}', but no such parameter in the text",
+                fix="declare it with `param`, `buffer` or `const`, or leave it out",
+            )
 
     def _alias(self) -> None:
         tokens = self._tokens
@@ -271,7 +281,8 @@ class _Parser:
                 given[name] = read_value(tokens)
                 if not fits(given[name], known[name]):
                     wanted = describe(known[name])
-                    tokens.fail(f"attribute '{name}' of {cls.name} is {wanted}", "", place)
+                    what = f"attribute '{name}' of {cls.name} is {wanted}"
+                    tokens.fail(what, "correct it", place)
                 if not tokens.take(","):
                     break
             tokens.need("}", "the attributes")
@@ -295,7 +306,9 @@ class _Parser:
             check_opaque(op, len(operands), self._allow_ops)
             return None
         check_operands(op, operands)
-        found = op.infer(*(o and self._type_of(o) for o in operands))
+        types = [None if o is None else self._type_of(o) for o in operands]
+        check_axes(op, (t for t in (*types, *node.types) if t is not None))
+        found = op.infer(*types)
         return (found,) if isinstance(found, TensorType) else found
 
     def _type_of(self, operand: str) -> TensorType:
@@ -304,16 +317,13 @@ class _Parser:
     def _guarded(self, call: Any, name: str, place: int) -> Any:
         """Call a rule of an op, which may fail in any way on numbers that nobody tried."""
         try:
-            return call()
+            with blaming(lambda error: NetirError(
+                f"{name} cannot have these operands and attributes "
+                f"({f'{type(error).__name__}: {error}'[:200]})"
+            )):  # fmt: skip
+                return call()
         except NetirError as error:
             self._tokens.fail(error.what, error.fix or "correct operands or attributes", place)
-        except Exception as error:  # noqa: BLE001
-            detail = f"{type(error).__name__}: {error}"[:200]
-            self._tokens.fail(
-                f"{name} cannot have these operands and attributes ({detail})",
-                "correct operands or attributes",
-                place,
-            )
 
 
 def _agree(inferred: TensorType, told: TensorType) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -26,7 +26,8 @@ from netir.passes.compensation.leastsquares import correction
 from netir.passes.compensation.pairs import Pair
 from netir.width import Planned
 
-COMPENSATIONS = ("none", "constant", "mean", "least-squares")
+Compensation = Literal["none", "constant", "mean", "least-squares"]
+COMPENSATIONS: tuple[str, ...] = get_args(Compensation)
 """What can be done at a consumer that lost channels, from nothing to a new fit."""
 
 
@@ -231,4 +232,4 @@ def _shortfall(patch: _Patch, consumer: Consumer, pair: Pair) -> Tensor:
     return (wanted if move is None else move.apply(wanted)) - pair.given_after(consumer.node)[name]
 
 
-__all__ = ["COMPENSATIONS", "compensated"]
+__all__ = ["COMPENSATIONS", "Compensation", "compensated"]

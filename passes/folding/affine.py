@@ -7,8 +7,9 @@ it by W' = W a, bias' = bias + W b, column by column.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +20,7 @@ from netir.basis import Contract
 from netir.edit import Edit
 from netir.ir import Graph, Node, Param
 from netir.moves import Move
+from netir.ops.shape import Reshape
 from netir.passes.compensation.consumers import Consumer, owned, summing
 from netir.passes.folding.rules import Change, Nodes
 from netir.rewrite import Left, Site
@@ -167,13 +169,40 @@ def _before(graph: Graph, affine: Affine) -> list[Consumer]:
 
 
 def _behind(graph: Graph, affine: Affine) -> list[Consumer]:
-    """The layers that read what a node gives; none if something else reads it too."""
-    if affine.node in graph.outputs:
-        return []
-    users = graph.users.get(affine.node, ())
-    found = [summing(graph, user) for user, _ in users]
-    layers = [layer for layer in found if layer is not None and layer.x == affine.node]
-    return layers if len(layers) == len(users) else []
+    """The layers that read what a node gives, flattened or not; none if others read it too."""
+    flat = [n.name for n, _ in graph.users.get(affine.node, ()) if _flattens(graph, n)]
+    found: list[Consumer] = []
+    for value in (affine.node, *flat):
+        if value in graph.outputs:
+            return []
+        for user, _ in graph.users.get(value, ()):
+            layer = None if user.name in flat else summing(graph, user)
+            if layer is not None and layer.x == value:
+                found.append(layer)
+            elif user.name not in flat:
+                return []
+    return found
+
+
+def _flattens(graph: Graph, node: Node) -> bool:
+    """Whether a node lays the positions of every channel one after another."""
+    if not isinstance(node.op, Reshape):
+        return False
+    batch, *rest = graph.type_of(node.values[0]).shape
+    whole = all(isinstance(size, int) for size in rest)
+    return whole and len(rest) > 1 and node.types[0].shape == (batch, prod(rest))
+
+
+def _flattened(graph: Graph, affine: Affine, layer: Consumer) -> Affine:
+    """The map as a layer sees it: if it reads the channels flattened, once for each position."""
+    if layer.x == affine.node or affine.axis != 1:
+        return affine
+    count = prod(graph.type_of(affine.node).shape[2:])
+    assert isinstance(count, int)
+    scale, shift = (
+        v if v.numel() == 1 else v.repeat_interleave(count) for v in (affine.scale, affine.shift)
+    )
+    return replace(affine, scale=scale, shift=shift)
 
 
 def _site(
@@ -186,7 +215,8 @@ def _site(
         return Left(affine.node, f"{reader} reads '{affine.x}' too")
     found: list[_Taken] = []
     for layer in layers:
-        taken = _refused(graph, layer, affine, after) or _taken(graph, layer, affine, after)
+        seen = affine if after else _flattened(graph, affine, layer)
+        taken = _refused(graph, layer, seen, after) or _taken(graph, layer, seen, after)
         if isinstance(taken, str):
             return Left(affine.node, taken)
         found.append(taken)
@@ -197,7 +227,7 @@ def _site(
 
 def _refused(graph: Graph, layer: Consumer, affine: Affine, after: bool) -> str:
     """Why a layer cannot take up an affine map; empty if it can."""
-    name, rank = layer.node.name, graph.types[affine.x].rank
+    name, rank = layer.node.name, graph.type_of(affine.x if after else layer.x).rank
     if affine.axis is not None and affine.axis != layer.axis % rank:
         return f"it does not work along the channels of '{name}'"
     for param in (layer.weight, layer.bias):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import ceil, gcd, prod, sqrt
 from types import MappingProxyType
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -253,7 +254,8 @@ def _only(op: Conv, axis: int) -> Conv:
     return replace(op, stride=tuple(stride), dilation=tuple(dilation), padding=padding)
 
 
-SPLITS: Mapping[str, Callable[[Layer], Split | str]] = MappingProxyType(
+Way = Literal["channel", "spatial", "tucker"]
+SPLITS: Mapping[Way, Callable[[Layer], Split | str]] = MappingProxyType(
     {"channel": channel, "spatial": spatial, "tucker": tucker}
 )
 """The ways to split a convolution; a linear layer has only the first."""
@@ -271,5 +273,5 @@ def blocks(weight: Tensor, groups: int) -> Tensor:
     return matrices
 
 
-__all__ = ["SPLITS", "Amount", "Ranks", "Split", "blocks", "gain", "reach", "rounding",
+__all__ = ["SPLITS", "Amount", "Ranks", "Split", "Way", "blocks", "gain", "reach", "rounding",
            "spectral_norm"]  # fmt: skip

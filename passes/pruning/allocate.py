@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from math import floor
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,8 +19,10 @@ from netir.errors import NetirError, nearest
 from netir.ir import Graph
 from netir.spaces import Space
 
-SCOPES = ("local", "global", "isomorphic")
-NORMALISATIONS = ("mean", "max", "none")
+Scope = Literal["local", "global", "isomorphic"]
+Normalisation = Literal["mean", "max", "none"]
+SCOPES: tuple[str, ...] = get_args(Scope)
+NORMALISATIONS: tuple[str, ...] = get_args(Normalisation)
 
 Widths = dict[Space, int]
 
@@ -28,8 +31,8 @@ Widths = dict[Space, int]
 class Rules:
     """How the indices of spaces compete, and what must stay of each."""
 
-    scope: str = "local"
-    normalise: str = "mean"
+    scope: Scope = "local"
+    normalise: Normalisation = "mean"
     round_to: int = 1
     least: int = 1
     most: float = 1.0

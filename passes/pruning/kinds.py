@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import chain
+from typing import Literal, get_args
 
 from netir.ir import Graph
 from netir.layouts import Atom, Concat, Layout, atoms, resolve
 from netir.site import Use
 from netir.spaces import Space
 
-KINDS = ("any", "units", "heads", "head_size", "groups")
+Kind = Literal["any", "units", "heads", "head_size", "groups"]
+KINDS: tuple[str, ...] = get_args(Kind)
 
 
 class Kinds:
@@ -103,4 +105,4 @@ def _factors(layout: Layout, atom: Atom) -> Iterator[Atom]:
             yield from _factors(part, atom)
 
 
-__all__ = ["KINDS", "Kinds"]
+__all__ = ["KINDS", "Kind", "Kinds"]
