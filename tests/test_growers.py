@@ -367,6 +367,19 @@ def test_dyno_prunes_what_fell_and_grows_what_rose() -> None:
     assert "star" not in grower._memory["0"]
 
 
+def test_dyno_can_be_told_what_to_hold_the_first_reading_against() -> None:
+    grower = Dyno(every=1, star=1.0)
+    model = mlp(10)
+    with torch.no_grad():
+        model[0].weight[6:] = 0  # type: ignore[index,operator]
+        model[0].bias[6:] = 0  # type: ignore[index,operator]
+    x, _ = next(batches(1, size=300))
+    live = netir.Live(model, torch.optim.SGD(model.parameters(), lr=0.1), x)
+    events = {e.space: e for e in grower.step(live, x)}
+    assert (events["0"].before, events["0"].after) == (10, 7), "⌊10 (0.97 - 0.6)⌋ = 3 go"
+    assert grower.step(live, x) == [], "after a change φ* is what was measured then"
+
+
 def test_dyno_grows_where_the_rank_rose() -> None:
     grower = Dyno(every=1, most=20, candidates=10)
     model = mlp(10)
@@ -418,7 +431,9 @@ def test_never_both_from_one_reading(star: float) -> None:
     assert not gone.keys() & come.keys()
 
 
-@pytest.mark.parametrize("options", [{"delta": 1.0}, {"epsilon": 0.0}, {"least": 0}])
+@pytest.mark.parametrize(
+    "options", [{"delta": 1.0}, {"epsilon": 0.0}, {"least": 0}, {"star": 2.0}]
+)
 def test_dyno_refuses_strange_options(options: dict[str, Any]) -> None:
     with pytest.raises(NetirError, match=f"cannot use {next(iter(options))}"):
         Dyno(**options)

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +30,6 @@ from bench.reproduce.growing import Data, figure, mlp, point
 from bench.reproduce.mnist import images
 from netir.cost import cost
 from netir.passes import Prune
-from netir.passes.growth.hidden import Hidden
 from netir.passes.methods import AutoRgn, Dyno
 
 BATCH, RATE, DECAY, EVERY, FIRST = 64, 3e-4, 1e-3, 50, 1024
@@ -74,16 +72,6 @@ class Tuned:
     pruned: int = 0
     grown: int = 0
     widths: list[int] = field(default_factory=list)
-
-
-class FromOne(Dyno):
-    """DYNO that takes every unit to have added to the rank before the first change, φ* = 1."""
-
-    def _remembered(self, layer: Hidden) -> dict[str, Any]:
-        memory = super()._remembered(layer)
-        if "begun" not in memory:
-            memory |= {"begun": True, "star": 1.0}
-        return memory
 
 
 def convolutions(channels: int, classes: int, pixels: int) -> nn.Sequential:
@@ -205,15 +193,15 @@ def _ways(transfer: Transfer, plan: Plan, seed: int, model: nn.Sequential) -> di
         seen = first.train[0][:FIRST] if first else None
         return tune(copy.deepcopy(start), transfer.target, plan.after, seed, dyno, seen, auto)
 
-    def fresh(kind: type[Dyno] = Dyno) -> Dyno:
-        return kind(every=EVERY, least=transfer.classes, seed=seed)
+    def fresh(star: float = 0.0) -> Dyno:
+        return Dyno(every=EVERY, least=transfer.classes, seed=seed, star=star)
 
     found = {
         "static": run(), "Auto-RGN": run(auto=True),
         "DYNO, φ* of the new task": run(fresh(), transfer.target),
         "DYNO, φ* of the first task": run(fresh(), transfer.source),
-        "DYNO, φ* = 1": run(fresh(FromOne), transfer.target),
-        "DYNO, φ* = 1, and Auto-RGN": run(fresh(FromOne), transfer.target, auto=True),
+        "DYNO, φ* = 1": run(fresh(star=1.0), transfer.target),
+        "DYNO, φ* = 1, and Auto-RGN": run(fresh(star=1.0), transfer.target, auto=True),
     }  # fmt: skip
     keep = found["DYNO, φ* = 1"].macs / found["static"].macs
     graph = netir.trace(model.eval(), (transfer.target.train[0][:2],))

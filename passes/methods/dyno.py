@@ -27,7 +27,8 @@ class GrowAndPrune(Grower):
     The share φ of a layer's units that adds to the rank of its activations is held against what it
     was when the layer last changed, φ*: ⌊M ((1 - δ) φ* - φ)⌋ units go if φ fell by more than the
     share δ, ⌊M (φ - (1 + δ) φ*)⌋ come if it rose by more; never both. Units that are never active
-    go first, then those most like the others. At least `least` units stay.
+    go first, then those most like the others. At least `least` units stay. Before a layer's first
+    change φ* is `star`, or what is measured in the first step if that is 0.
     """
 
     trigger: Trigger | None = field(default_factory=Activations, init=False)
@@ -36,6 +37,7 @@ class GrowAndPrune(Grower):
     delta: float = 0.03
     epsilon: float = EPSILON
     least: int = 1
+    star: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,6 +46,10 @@ class GrowAndPrune(Grower):
         if not 0 < self.epsilon < inf:
             raise NetirError(
                 f"a grower cannot use epsilon {self.epsilon}", fix="use a positive number"
+            )
+        if not 0 <= self.star <= 1:
+            raise NetirError(
+                f"a grower cannot use star {self.star}", fix="use a share up to 1, or 0"
             )
         if self.least < 1:
             raise NetirError(f"a grower cannot use least {self.least}", fix="use 1 or more")
@@ -84,9 +90,9 @@ class GrowAndPrune(Grower):
             if not seen.shows(layer) or seen.rows(layer) <= layer.width:
                 continue
             memory, name = self._remembered(layer), layer.space.name
-            full = memory.get("value") == 1
+            full, begun = memory.get("value") == 1, "value" in memory
             share = memory["value"] = seen.rank(layer, self.epsilon, full) / layer.width
-            star = memory.setdefault("star", share)
+            star = memory.setdefault("star", share if begun else self.star or share)
             cap = self._cap(layer)
             most = layer.width - self.least
             fewer = floor(round(layer.width * ((1 - self.delta) * star - share), 9))
