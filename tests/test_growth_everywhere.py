@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from netir.basis import Contract
 from netir.calibration import Calibration
@@ -20,25 +21,19 @@ from tests.zoo.traced import NAMES, traced
 
 BOUND = 1e-10
 INITS = ("select", "pre", "gradmax")
+SOME = ("resnet", "unet", "vit", "dense", "attention_pooling", "buffers", "cross_mha")
 
 
 def size_of(output: Any, target: Any) -> Tensor:
     """A loss that every output has a part in."""
-    numbers = [t for t in tensors(output) if t.is_floating_point()]
-    return torch.stack([t.square().mean() for t in numbers]).sum()
-
-
-def tensors(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    parts = output.values() if isinstance(output, dict) else output
-    return [t for part in parts if part is not None for t in tensors(part)]
+    found = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
+    return torch.stack([t.square().mean() for t in found]).sum()
 
 
 def calibrated(name: str) -> tuple[Graph, Calibration, tuple[Any, ...], dict[str, Any]]:
     sample, graph = traced(name)
     args, kwargs = doubled_tensors(sample.args), doubled_tensors(sample.kwargs)
-    batch = kwargs or args
+    batch = {**dict(zip(graph.arguments, args, strict=False)), **kwargs}
     return doubled(graph), Calibration([batch], [torch.zeros(1)], size_of), args, kwargs
 
 
@@ -56,7 +51,7 @@ def keeps(name: str, init: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("init", INITS)
-@pytest.mark.parametrize("name", ["resnet", "unet", "vit", "bert", "dense"])
+@pytest.mark.parametrize("name", SOME)
 def test_some_networks(name: str, init: str) -> None:
     assert keeps(name, init)
 

@@ -130,7 +130,8 @@ class Bridge:
         device = layer.graph.params[maker.weight].data.device
         total = torch.zeros(shape, dtype=torch.float64, device=device)
         for _, factor, x, slope in self._across(reader, [maker]):
-            for part, back in zip(x.split(_SAMPLES), slope.split(_SAMPLES), strict=True):
+            few = _SAMPLES if len(x) == len(slope) else max(len(x), len(slope))  # folded axes
+            for part, back in zip(x.split(few), slope.split(few), strict=True):
                 shown = laid(layer, maker, part)
                 total += factor * slope_of_columns(layer, reader, maker, shown, back).mT
         return total

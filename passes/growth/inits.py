@@ -20,7 +20,7 @@ from netir.passes.compensation.consumers import Consumer
 from netir.passes.growth.alone import chain, rows_of
 from netir.passes.growth.hidden import Hidden
 from netir.passes.growth.plant import Fans, Sown, planted
-from netir.passes.growth.seen import Seen, between, columns_of
+from netir.passes.growth.seen import Seen, between, columns_of, open_inputs
 from netir.passes.growth.silence import silenced
 from netir.passes.scores.members import positions
 
@@ -95,12 +95,16 @@ def pre(wanted: Wanted) -> Fans | str:
     On the inputs that are seen, before the activation and without biases.
     """
     makers = wanted.layer.makers
+    if not wanted.layer.value:
+        return instead(wanted, _UNSEEN)
     if len(makers) != 1 or makers[0].groups > 1:
         return instead(wanted, "pre needs one layer without groups that makes the space")
     (maker,) = makers
     drawn = _drawn(wanted, wanted.tried)
     if isinstance(drawn, str):
         return drawn
+    if not bool(drawn.rows[maker.weight].any()):
+        return instead(wanted, "its new units have to be made of zeros to go unnoticed")
     x = wanted.seen.windows(maker)[:, 0]
     old = wanted.layer.rows(maker).flatten(0, 1).flatten(1).to(x.device)
     z = x @ old.mT
@@ -156,8 +160,13 @@ def _quick(x: Tensor, noise: Tensor) -> Tensor | None:
 
 def select(wanted: Wanted) -> Fans | str:
     """The best of many drawn rows: those that alone raise the rank of the activations the most."""
+    if not wanted.layer.value:
+        return instead(wanted, _UNSEEN)
     drawn = _drawn(wanted, wanted.tried)
     return drawn if isinstance(drawn, str) else _best(wanted, drawn)
+
+
+_UNSEEN = "nothing reads it that could be told apart by what it shows"
 
 
 def _best(wanted: Wanted, many: Fans) -> Fans:
@@ -198,6 +207,7 @@ def _together(wanted: Wanted, many: Fans) -> tuple[Tensor, Tensor]:
     sown = Sown.of(layer, many)
     grown = planted(graph, [(layer.space, sown)]).graph
     names, outside = between(graph, layer)
+    outside = list(dict.fromkeys([*outside, *open_inputs(graph)]))
     part = grown.replace(
         nodes={name: grown.nodes[name] for name in names},
         inputs={name: grown.type_of(name) for name in outside},

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from netir.calibration import Calibration, arguments, needed, slopes
+from netir.dims import Sym
 from netir.errors import NetirError
 from netir.evaluate import behind, input_values, values_of
 from netir.ir import Graph, Node
@@ -56,6 +57,7 @@ class Seen:
         names = {h.value for h in self.layers if h.value}
         names |= {m.x for h in self.layers for m in h.makers}
         names |= {name for h in self.layers for name in between(self.graph, h)[1]}
+        names |= set(open_inputs(self.graph))
         return list(self.data("this").values(self.graph, names))
 
     def activations(self, layer: Hidden) -> Tensor:
@@ -241,12 +243,13 @@ def _share(loss: Loss, target: Any, count: int, output: Any) -> Tensor:
 def between(graph: Graph, layer: Hidden) -> tuple[dict[str, Node], list[str]]:
     """The nodes from what makes a layer to its activations, and the values they read from outside.
 
-    A layer that nothing makes has everything before it.
+    What parameters alone make that has the space is inside, so that all outside has other sizes
+    than the layer's. A layer that nothing makes has everything before it.
     """
     made = {m.node.name for m in layer.makers}
-    reached: set[str] = set()
+    reached = {value for value, _ in graph.analysis.values_of.get(layer.space.atom, ())}
     for node in graph.nodes.values():
-        if node.name in made or any(v in reached for v in node.values):
+        if node.name in made or any(v in reached for v in (*node.values, *node.results)):
             reached.update(node.results)
     nodes = {
         name: node for name, node in behind(graph, [layer.value]).items()
@@ -257,6 +260,11 @@ def between(graph: Graph, layer: Hidden) -> tuple[dict[str, Node], list[str]]:
     return nodes, [v for v in read if v not in inside]
 
 
+def open_inputs(graph: Graph) -> list[str]:
+    """The inputs of a graph that tell its open sizes."""
+    return [n for n, kind in graph.inputs.items() if any(isinstance(d, Sym) for d in kind.shape)]
+
+
 def columns_of(value: Tensor, axis: int, places: Tensor) -> Tensor:
     """An activation with a column for each index; what else an index has are further rows."""
     flat = value.detach().to(torch.float64).movedim(axis, -1).flatten(0, -2)
@@ -265,4 +273,4 @@ def columns_of(value: Tensor, axis: int, places: Tensor) -> Tensor:
     return flat[:, places.to(flat.device)].movedim(1, -1).flatten(0, -2)
 
 
-__all__ = ["Seen", "between", "columns_of"]
+__all__ = ["Seen", "between", "columns_of", "open_inputs"]
