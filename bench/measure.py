@@ -135,6 +135,11 @@ class Options:
     large: bool = False
     started: float = field(default_factory=time.perf_counter)
 
+    @property
+    def device(self) -> str:
+        """Where it runs: large sizes on a GPU, if there is one."""
+        return "cuda" if self.large and torch.cuda.is_available() else "cpu"
+
     def wanted(self, names: Sequence[str], quick: Sequence[str]) -> list[str]:
         """The names that this run is about."""
         return list(self.only or (quick if self.quick else names))

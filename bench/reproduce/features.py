@@ -75,8 +75,9 @@ def run(given: Options) -> list[Table]:
             def one(seed: int, n: int = features, t: Trigger = trigger) -> Trained:
                 grower = Grower(t, "select", most=MOST, every=every, seed=seed,
                                 candidates=1000 if given.large else 100)  # fmt: skip
-                return trained(mlp(INPUTS, (START, START), CLASSES), generated(n, seed, count),
-                               grower, epochs=epochs, seed=seed, size=128, rate=3e-3)  # fmt: skip
+                data = generated(n, seed, count).to(given.device)
+                return trained(mlp(INPUTS, (START, START), CLASSES), data, grower, epochs=epochs,
+                               seed=seed, size=128, rate=3e-3)  # fmt: skip
 
             found[name, features] = over_seeds(seeds, one)
             print(_row(name, features, found[name, features]), flush=True)

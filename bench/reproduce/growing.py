@@ -23,6 +23,13 @@ class Data:
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
 
+    @property
+    def device(self) -> torch.device:
+        return self.train[0].device
+
+    def to(self, device: str) -> Data:
+        return Data(*((x.to(device), y.to(device)) for x, y in (self.train, self.test)))
+
     def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         x, y = self.train
         for rows in torch.randperm(len(x), generator=generator).split(size):
@@ -64,7 +71,8 @@ def trained(
     size: int,
     rate: float,
 ) -> Trained:
-    """Train with Adam; the grower, if there is one, looks after every step."""
+    """Train with Adam where the data is; the grower, if there is one, looks after every step."""
+    model = model.to(data.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     live = netir.Live(model, optimizer)
     generator = torch.Generator().manual_seed(seed)

@@ -99,9 +99,9 @@ def growers(plan: Plan) -> dict[tuple[str, str], Make]:
 class Trainings:
     """Runs of one plan on the same data; a static network is trained once for each seed."""
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
+    def __init__(self, plan: Plan, data: Data) -> None:
         self.plan = plan
-        self.data = images(folder, plan.images)
+        self.data = data
         self._static: dict[tuple[int, ...], Trained] = {}
 
     def run(self, widths: Sequence[int], seed: int, grower: Grower | None = None) -> Trained:
@@ -118,7 +118,7 @@ class Trainings:
 
 def run(given: Options) -> list[Table]:
     plan = QUICK if given.quick else LARGE if given.large else USUAL
-    runs = Trainings(plan, given.data)
+    runs = Trainings(plan, images(given.data, plan.images).to(given.device))
     static, grown = {}, {}
     for name, width in STATIC.items():
         static[name] = over_seeds(plan.seeds, lambda seed, w=(width,) * 2: runs.static(w, seed))  # type: ignore[misc]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import mean
 
 import torch
@@ -44,6 +44,9 @@ class Transfer:
     source: Data
     target: Data
     classes: int
+
+    def to(self, device: str) -> Transfer:
+        return replace(self, source=self.source.to(device), target=self.target.to(device))
 
 
 @dataclass(frozen=True)
@@ -163,11 +166,11 @@ def accuracy(model: nn.Module, data: Data) -> float:
 def pretrained(transfer: Transfer, plan: Plan, seed: int) -> tuple[nn.Sequential, float]:
     """A network trained on the first task with a new last layer, and how good it was there."""
     torch.manual_seed(seed)
-    model = transfer.model()
+    model = transfer.model().to(transfer.source.device)
     good = tune(model, transfer.source, plan.before, seed).accuracy
     last = model[-1]
     assert isinstance(last, nn.Linear)
-    model[-1] = nn.Linear(last.in_features, transfer.classes)
+    model[-1] = nn.Linear(last.in_features, transfer.classes).to(last.weight.device)
     return model, good
 
 
@@ -213,7 +216,7 @@ def run(given: Options) -> list[Table]:
     plan = QUICK if given.quick else LARGE if given.large else USUAL
     tables, series = [], []
     for make, shape in ((digits, "circle"), (halves, "square")):
-        transfer = make(given, plan)
+        transfer = make(given, plan).to(given.device)
         found, source = compared(transfer, plan)
         tables.append(_table(transfer, plan, found, source))
         whole = [t.macs for t in found["static"]]
