@@ -87,12 +87,14 @@ def some(reading: Reading) -> int:
 
 
 ALWAYS = {"trigger": some, "observe": "batch", "loss": F.cross_entropy}
+NEVER = 99.0
+"""A γ with which nothing grows, however much the rank rises."""
 ONCE: dict[str, tuple[Method, Method]] = {
-    "north-select": (lambda: North(gamma=1.0, observe="batch"), lambda: North(**ALWAYS)),
-    "north-random": (lambda: North(gamma=1.0, observe="batch"),
+    "north-select": (lambda: North(gamma=NEVER, observe="batch"), lambda: North(**ALWAYS)),
+    "north-random": (lambda: North(gamma=NEVER, observe="batch"),
                      lambda: North(init="random", **ALWAYS)),
-    "north-pre": (lambda: North(gamma=1.0, observe="batch"), lambda: North(init="pre", **ALWAYS)),
-    "north-weight": (lambda: North(trigger=Weights(gamma=1.0)),
+    "north-pre": (lambda: North(gamma=NEVER, observe="batch"), lambda: North(init="pre", **ALWAYS)),
+    "north-weight": (lambda: North(trigger=Weights(gamma=NEVER)),
                      lambda: North(init="weight", **ALWAYS)),
     "gradmax": (lambda: GradMax(trigger=Gradients(), **SCHEDULE),
                 lambda: Grower(init="gradmax", **ALWAYS)),
@@ -101,7 +103,7 @@ ONCE: dict[str, tuple[Method, Method]] = {
     "nest": (lambda: Nest(trigger=Gradients(), **SCHEDULE),
              lambda: Grower(init="nest", **ALWAYS)),
 }  # fmt: skip
-"""For each method a grower that looks and need not grow, and one that grows each time."""
+"""For each method a grower that looks and does not grow, and one that grows each time."""
 
 
 def pictures(folder: Path, limit: int) -> tuple[Pictures, str]:
