@@ -140,6 +140,10 @@ class Options:
         """Where it runs: large sizes on a GPU, if there is one."""
         return "cuda" if self.large and torch.cuda.is_available() else "cpu"
 
+    def named(self, name: str) -> str:
+        """What results are called: large ones have a name of their own."""
+        return f"{name}_large" if self.large else name
+
     def wanted(self, names: Sequence[str], quick: Sequence[str]) -> list[str]:
         """The names that this run is about."""
         return list(self.only or (quick if self.quick else names))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+import netir
 from netir.basis import Contract
 from netir.calibration import Calibration
 from netir.errors import NetirWarning
@@ -61,3 +64,34 @@ def test_some_networks(name: str, init: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_network(name: str, init: str) -> None:
     keeps(name, init)
+
+
+class Residual(nn.Module):
+    """A space that two convolutions make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.stem(x))
+        made: Tensor = self.head(torch.relu(h + self.block(h)))
+        return made
+
+
+@pytest.mark.parametrize("init", ["select", "pre"])
+def test_a_network_of_a_fixed_batch(init: str, tmp_path: Path) -> None:
+    """All samples are looked at where no fewer would fit."""
+    x = torch.randn(24, 3, 16, 16)
+    file = tmp_path / "net.onnx"
+    netir.to_onnx(netir.trace(Residual(), (x,)), file, x)
+    model = onnx.load(file)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 24
+    onnx.save(model, file)
+    graph = netir.from_onnx(file)
+    assert [t.shape for t in graph.inputs.values()] == [(24, 3, 16, 16)]
+    done = Grow(count=2, init=init, candidates=4).apply(graph, Calibration([x]))
+    assert len(done.report.changed) == 1
+    verify(graph, done.graph, (x,), bound=BOUND)

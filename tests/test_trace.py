@@ -17,18 +17,8 @@ from torch.utils import _pytree as pytree
 import netir
 from netir.ops.activation import Dropout
 from netir.ops.attention import Attention
+from tests.mistakes import Calls
 from tests.zoo.traced import NAMES, fresh
-
-
-class Calls(nn.Module):
-    """A model that is one function."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(x)
 
 
 def slice_added(x: Tensor) -> Tensor:

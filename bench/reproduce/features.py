@@ -82,7 +82,7 @@ def run(given: Options) -> list[Table]:
             found[name, features] = over_seeds(seeds, one)
             print(_row(name, features, found[name, features]), flush=True)
     if not given.quick:
-        write(given.results, _name(given), drawn(found))
+        write(given.results, given.named("reproduce_features"), drawn(found))
     note = (
         f"Mean and standard deviation over {len(seeds)} seeds. Inputs of {INPUTS} numbers, "
         f"{count * 4 // 5:,} samples, {epochs} epochs of batches of 128, Adam 3e-3; two hidden "
@@ -137,13 +137,9 @@ def drawn(found: Mapping[tuple[str, int], Sequence[Trained]]) -> str:
     return chart("Final widths", "independent features", "units", series, log_x=True, log_y=True)
 
 
-def _name(given: Options) -> str:
-    return "reproduce_features_large" if given.large else "reproduce_features"
-
-
 def main() -> None:
     given = options(__doc__ or "", large=True)
-    report(_name(given), "Widths follow the data", run(given), given)
+    report(given.named("reproduce_features"), "Widths follow the data", run(given), given)
 
 
 if __name__ == "__main__":

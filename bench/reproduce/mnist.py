@@ -134,7 +134,7 @@ def run(given: Options) -> list[Table]:
         f"schedules after every {plan.every}. Seconds are processor time of one thread."
     )
     if not given.quick:
-        write(given.results, _name(given), drawn(static, grown))
+        write(given.results, given.named("reproduce_mnist"), drawn(static, grown))
     return [sizes(static, grown, note), against_static(grown, runs)]
 
 
@@ -209,13 +209,9 @@ def drawn(
     return chart("Growing on MNIST", "thousand parameters", "test accuracy, %", series, log_x=True)
 
 
-def _name(given: Options) -> str:
-    return "reproduce_mnist_large" if given.large else "reproduce_mnist"
-
-
 def main() -> None:
     given = options(__doc__ or "", data=True, large=True)
-    report(_name(given), "Growing on MNIST", run(given), given)
+    report(given.named("reproduce_mnist"), "Growing on MNIST", run(given), given)
 
 
 if __name__ == "__main__":

@@ -227,7 +227,7 @@ def run(given: Options) -> list[Table]:
             for n, (name, runs) in enumerate(found.items())
         ]  # fmt: skip
     if not given.quick:
-        write(given.results, _name(given), chart(
+        write(given.results, given.named("reproduce_transfer"), chart(
             "Fine-tuning on a new task", "MACs, % of the network before", "accuracy, %", series))
     return tables
 
@@ -261,13 +261,9 @@ def _row(name: str, runs: Sequence[Tuned], static: Sequence[Tuned]) -> list[Cell
     ]  # fmt: skip
 
 
-def _name(given: Options) -> str:
-    return "reproduce_transfer_large" if given.large else "reproduce_transfer"
-
-
 def main() -> None:
     given = options(__doc__ or "", data=True, large=True)
-    report(_name(given), "DYNO on a new task", run(given), given)
+    report(given.named("reproduce_transfer"), "DYNO on a new task", run(given), given)
 
 
 if __name__ == "__main__":

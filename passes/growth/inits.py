@@ -13,6 +13,7 @@ from math import ceil, prod
 import torch
 from torch import Tensor
 
+from netir.dims import Sym
 from netir.evaluate import values_of
 from netir.ir import Ref
 from netir.kernels.rank import bordered
@@ -225,11 +226,18 @@ def _together(wanted: Wanted, many: Fans) -> tuple[Tensor, Tensor]:
 def _enough(
     wanted: Wanted, many: Fans, batches: Sequence[Mapping[str, Tensor]], names: Iterable[str]
 ) -> list[dict[str, Tensor]]:
-    """These values of so many samples as it takes to tell candidates apart."""
+    """These values of so many samples as it takes to tell candidates apart.
+
+    Of all samples where they are not what each value's first axis counts.
+    """
     layer = wanted.layer
     enough = max(_ROWS, 4 * (layer.width + many.count))
     rows = sum(batch[layer.value].numel() for batch in batches) / layer.width
-    return [_few({name: batch[name] for name in names}, enough / rows) for batch in batches]
+    kinds = [layer.graph.type_of(name) for name in names]
+    first = {kind.shape[0] if kind.rank else 1 for kind in kinds}
+    samples = len(first) == 1 and isinstance(first.pop(), Sym)
+    share = enough / rows if samples else 1.0
+    return [_few({name: batch[name] for name in names}, share) for batch in batches]
 
 
 _ROWS = 1024
@@ -237,12 +245,10 @@ _ROWS = 1024
 
 
 def _few(values: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """The first samples of values that all have one entry for each along their first axis."""
-    counts = {len(value) if value.dim() else 0 for value in values.values()}
-    if share >= 1 or len(counts) != 1:
+    """A share of the samples, and two at least; all have one entry for each on their first axis."""
+    if share >= 1:
         return values
-    keep = max(2, ceil(share * counts.pop()))
-    return {name: value[:keep] for name, value in values.items()}
+    return {name: value[: max(2, ceil(share * len(value)))] for name, value in values.items()}
 
 
 def net2wider(wanted: Wanted) -> Fans | str:
