@@ -3,7 +3,7 @@
 Six groups are mixed: C1, C2, C4, D1, D2 and D4. `rotations` turns and stacks each group's
 parameters (bench/rotations.py); `one convolution per group` expands each by our way, but convolves
 six times and adds. All forward and backward, for parameters and coefficients, and for the input
-where there is a convolution. One thread, processor time, float32.
+where there is a convolution; five steps in a row. One thread, processor time, float32.
 """
 
 from __future__ import annotations
@@ -89,10 +89,10 @@ class Layer:
     def filters(self) -> dict[str, Task]:
         slope = torch.randn_like(self.dense).to(memory_format=torch.channels_last)
         return {
-            "ours": _both_ways(self.expanded, [*self.ours, self.mix], slope, IN_A_ROW),
+            "ours": _both_ways(self.expanded, [*self.ours, self.mix], slope),
             "rotations": _both_ways(
                 lambda: mixed(self.ways, self.theirs, self.mix), [*self.theirs, self.mix],
-                slope.contiguous(), IN_A_ROW,
+                slope.contiguous(),
             ),
         }  # fmt: skip
 
@@ -135,14 +135,19 @@ class Layer:
         return F.conv2d(x, weight, padding=self.padding)
 
 
-def _both_ways(
-    make: Callable[[], Tensor], leaves: list[Tensor], slope: Tensor, times: int = 1
-) -> Task:
+def _both_ways(make: Callable[[], Tensor], leaves: list[Tensor], slope: Tensor) -> Task:
+    """A few steps of training in a row, as the memory that one gives back is there for the next."""
+
     def run(_: Any) -> None:
-        for _ in range(times):
+        for _ in range(IN_A_ROW):
             torch.autograd.grad(make(), leaves, slope)
 
     return Task(run)
+
+
+def _one(times: Times, way: str) -> float:
+    """Milliseconds of one step."""
+    return milliseconds(times, way) / IN_A_ROW
 
 
 def _faster(times: Times, way: str) -> str:
@@ -157,19 +162,19 @@ def run(given: Options) -> list[Table]:
     for name in given.wanted(tuple(SHAPES), QUICK):
         layer = Layer(SHAPES[name])
         times = interleaved(layer.filters(), 5 if given.quick else 25, 6)
-        one, two = (milliseconds(times, way) / IN_A_ROW for way in ("ours", "rotations"))
+        one, two = (_one(times, way) for way in ("ours", "rotations"))
         filters.append([name, one, two, ratio(times, "rotations", "ours"), 10.0])
         print(*filters[-1], flush=True)
-        times = interleaved(layer.layers(), 3 if given.quick else 15, 10)
+        times = interleaved(layer.layers(), 3 if given.quick else 9, 60)
         dense, ours = (_faster(times, way) for way in ("dense", "ours"))
-        layers.append([name, dense, milliseconds(times, dense), ours, milliseconds(times, ours),
+        layers.append([name, dense, _one(times, dense), ours, _one(times, ours),
                        ratio(times, ours, dense), 1.10, ratio(times, "rotations", dense),
                        ratio(times, "one convolution per group", ours), 5.0])  # fmt: skip
         print(*layers[-1], flush=True)
     return [
         Table("Making a filter", ("layer", "ours, ms", "rotations, ms", "times faster",
                                   "target, at least"), filters, (
-            f"Expansion and mixing alone, forward and backward, {IN_A_ROW} times in a row.",
+            f"Expansion and mixing alone, forward and backward; a step of {IN_A_ROW} in a row.",
         )),
         Table("A whole layer", ("layer", "dense", "ms", "ours", "ms of ours", "over dense",
                                 "target, at most", "rotations over dense",

@@ -2,7 +2,7 @@
 
 H has a row for each sample and position and a column for each channel; activations are read where
 they are, in any layout of memory. Sums are float64, of products in float64, or in float32 for up
-to `BLOCK` rows at a time. `gram_sum` is the op: upper tiles only, on a processor by blocks
+to `BLOCK` rows at a time. `gram_sum` is the op: the upper half only, on a processor by blocks
 of rows, on a GPU by a Triton kernel; two runs there give the same bits.
 
 Of float64 sums the bound on rounding is proved. What float32 lost is measured: each error shows in
@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 512
+BLOCK = 2048
 """The most rows whose products are summed before the sum is added to the others."""
 UNIT = 2.0**-53
 """By how much of itself rounding changes a number of float64."""
@@ -147,24 +148,17 @@ def gram_sum(x: Tensor, single: bool) -> Tensor:
 
 
 def _on_processor(x: Tensor, single: bool) -> Tensor:
+    """By numpy, which takes a product of a matrix and its own transpose for half the work."""
     kind = torch.float32 if single else torch.float64
     columns = x.shape[2]
-    tile = 64 if columns <= 512 else 128
-    total = x.new_zeros(columns, columns, dtype=torch.float64)
     room = x.new_empty(BLOCK * columns, dtype=kind)
-    for block in blocks(x):
-        flat = _laid(block, room)
-        for j in range(0, columns, tile):
-            left, right, into = flat[j : j + tile], flat[j:].mT, total[j : j + tile, j:]
-            if single:
-                into += left @ right
-            else:
-                into.addmm_(left, right)
-    for j in range(0, columns, tile):
-        into = total[j : j + tile, j : j + tile]
-        into.copy_(into.triu() + into.triu(1).mT)
-        total[j + tile :, j : j + tile] = total[j : j + tile, j + tile :].mT
-    return total
+    total = np.zeros((columns, columns))
+    part = np.empty_like(total, np.float32 if single else np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is seen in the result
+        for block in blocks(x):
+            rows = _laid(block, room).numpy()
+            total += np.matmul(rows, rows.T, out=part)
+    return torch.from_numpy(total)
 
 
 @gram_sum.register_kernel("cuda")
@@ -200,16 +194,10 @@ def plain(x: Tensor, single: bool) -> Tensor:
 DECOMPOSITIONS = {torch.ops.netir.gram_sum.default: plain}
 
 
-def _laid(block: Tensor, room: Tensor, turn: bool = True) -> Tensor:
-    """A block as columns x rows, in the type of `room`, and there if it has another type.
-
-    Where rows are contiguous they stay so unless `turn` asks for contiguous columns. Torch turns a
-    matrix over fast, and converts one fast, but not both at once.
-    """
+def _laid(block: Tensor, room: Tensor) -> Tensor:
+    """A block as columns x rows, in the type of `room`, and there if it has another type."""
     rows = block.stride(2) == 1
     flat = block.reshape(-1, block.shape[2]) if rows else block.permute(2, 0, 1)
-    if rows and turn:
-        flat, rows = flat.mT.contiguous(), False
     if flat.dtype != room.dtype:
         flat = room[: flat.numel()].view(flat.shape).copy_(flat)
     return flat.mT if rows else flat.flatten(1)
@@ -220,7 +208,7 @@ def _applied(x: Tensor, vectors: Tensor) -> Tensor:
     total = torch.zeros_like(vectors)
     room = x.new_empty(BLOCK * x.shape[2], dtype=torch.float64)
     for block in blocks(x):
-        flat = _laid(block, room, turn=False)
+        flat = _laid(block, room)
         total.addmm_(vectors @ flat, flat.mT)
     return total
 

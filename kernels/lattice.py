@@ -47,20 +47,22 @@ class Gather:
     def __init__(self, chosen: Tensor, factors: Tensor | None) -> None:
         count, summands = chosen.shape
         self.factors = factors
-        self.each = [each.contiguous() for each in chosen.unbind(1)]
+        self.each = [each.long() for each in chosen.unbind(1)]
         self.bags = chosen.reshape(-1)
         self.starts = torch.arange(count, dtype=chosen.dtype, device=chosen.device) * summands
 
     def __call__(self, flat: Tensor) -> Tensor:
-        if flat.dtype == torch.float32:  # the type for which torch is fast at this
+        if len(self.each) > 1 and flat.dtype == torch.float32:  # torch is fast at this then
             given = None if self.factors is None else self.factors.reshape(-1)
             return torch.embedding_bag(flat, self.bags, self.starts, per_sample_weights=given)[0]
-        total = flat.new_zeros(())
-        for number, each in enumerate(self.each):
+        total = flat.index_select(0, self.each[0])
+        if self.factors is not None:
+            total *= self.factors[:, :1].to(flat.dtype)
+        for number, each in enumerate(self.each[1:], 1):
             part = flat.index_select(0, each)
             if self.factors is not None:
-                part = part * self.factors[:, number, None].to(flat.dtype)
-            total = total + part if number else part
+                part *= self.factors[:, number, None].to(flat.dtype)
+            total += part
         return total
 
 
@@ -149,7 +151,7 @@ def rows_of(parameter: Tensor) -> Tensor:
 
 def _lines_in(kind: torch.dtype, numbers: Tensor) -> Tensor:
     """Parameters, or a filter, as lines of fields in, of a type."""
-    flat = numbers.reshape(-1, numbers.shape[-1]).contiguous()
+    flat = numbers.detach().reshape(-1, numbers.shape[-1]).contiguous()
     return flat if flat.dtype == kind else flat.to(kind)
 
 

@@ -78,6 +78,8 @@ def count_above(gram: Gram, epsilon: float, method: str | None = None) -> int | 
     The margin is the rounding of its sums, what factorizing a matrix of this size adds to it, and
     more than what vanishes below the smallest numbers.
     """
+    if all_above(gram, epsilon):
+        return len(gram.matrix)
     margin = _margin(gram, epsilon, float(torch.linalg.matrix_norm(gram.matrix)))
     high, low = positives(gram.matrix, [epsilon**2 + margin, epsilon**2 - margin], method)
     return high if high == low else None

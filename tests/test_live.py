@@ -231,6 +231,18 @@ def test_hooks_stay_and_what_cannot_stay_is_said() -> None:
         Live(other, optimizer, batch()[0]).apply(Widen("stem.0"))
 
 
+def test_the_forward_stays_where_no_size_in_it_changes() -> None:
+    """Also behind a flatten, which is written without the size of what it makes."""
+    layers = nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 4)
+    model = nn.Sequential(*layers)
+    live = Live(model, torch.optim.SGD(model.parameters(), lr=0.1), torch.randn(2, 3, 8, 8))
+    live.apply(Widen("0", factor=2))
+    forward = model.__dict__["forward"]
+    live.apply(Prune("0", amount=0.5))
+    assert model.__dict__["forward"] is forward
+    assert model[3].weight.shape == (4, 24)
+
+
 def test_a_compiled_model_compiles_once_more() -> None:
     model, optimizer = made()
     counter = CompileCounter()

@@ -232,6 +232,35 @@ def test_trains_in_parallel(plain: tuple[Plain, Tensor, Graph], tmp_path: Any) -
         distributed.destroy_process_group()
 
 
+RESHAPES = {
+    ".flatten(1, -1)": lambda x: x.reshape(x.shape[0], 12),
+    ".flatten(1, -2)": lambda x: x.reshape(x.shape[0], 12, 1),
+    ".flatten(2, -1)": lambda x: x.reshape(x.shape[0], 3, 4),
+    ".flatten(0, -3)": lambda x: x.reshape(x.shape[0] * 3, 4, 1),
+    ".reshape((-1, 4, 3))": lambda x: x.reshape(x.shape[0], 4, 3),
+    ".reshape((-1, 3, 2, 2, 1))": lambda x: x.reshape(x.shape[0], 3, 2, 2, 1),
+}
+"""What is written, and what is traced with 3 x 4 x 1 for each sample."""
+
+
+class Reshapes(nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.call = RESHAPES[name]
+
+    def forward(self, x: Tensor) -> Any:
+        return self.call(x.exp())
+
+
+@pytest.mark.parametrize("name", RESHAPES)
+def test_axes_are_joined_without_a_size(name: str) -> None:
+    x = torch.randn(2, 3, 4, 1)
+    module = to_torch(netir.trace(Reshapes(name), (x,)))
+    assert name in module.code
+    for given in (x, x[:1], torch.cat([x, x])):
+        assert torch.equal(module(given), Reshapes(name)(given))
+
+
 def test_deep_networks() -> None:
     class Block(nn.Module):
         def __init__(self) -> None:

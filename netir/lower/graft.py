@@ -19,6 +19,7 @@ from netir.errors import NetirError
 from netir.ir import Graph, Node
 from netir.lower.modules import FORMS, Owners, Place
 from netir.lower.torch import Lowered, to_torch
+from netir.ops.base import Op
 
 _TABLES = ("_parameters", "_buffers", "_modules")
 _KEPT = frozenset(vars(nn.Module())) - {"_non_persistent_buffers_set"}
@@ -71,7 +72,8 @@ def _resized(before: Graph, after: Graph) -> dict[str, nn.Module] | None:
     pairs = zip(before.nodes.values(), after.nodes.values(), strict=True)
     changed = [(old, new) for old, new in pairs if new is not old]
     for old, new in changed:  # before any module is made, which takes most of the time
-        if new.operands != old.operands or (new.op != old.op and new.op.name not in FORMS):
+        told = _called(before, old) != _called(after, new)
+        if new.operands != old.operands or (told and new.op.name not in FORMS):
             return None
     owners = Owners(after)
     found: dict[str, nn.Module] = {}
@@ -79,9 +81,14 @@ def _resized(before: Graph, after: Graph) -> dict[str, nn.Module] | None:
         place = _place(owners, new) if new.op.name in FORMS else None
         if place is not None:
             found[place.path] = place.module
-        elif new.op != old.op:
+        elif _called(before, old) != _called(after, new):
             return None
     return found
+
+
+def _called(graph: Graph, node: Node) -> Op:
+    """The op as the forward calls it, without sizes that it need not mention."""
+    return node.op.left_open(*(None if o is None else graph.type_of(o) for o in node.operands))
 
 
 def _roles(graph: Graph) -> dict[str, tuple[str, bool]]:

@@ -44,6 +44,8 @@ class Reshape(Op):
         return x.with_shape(self.shape)
 
     def left_open(self, *operands: Any) -> Op:
+        if joined := _joined(operands[0].shape, self.shape):
+            return joined
         named = [d for d in self.shape if not isinstance(d, int)]
         if len(named) != 1 or 0 in self.shape:
             return self
@@ -59,6 +61,27 @@ class Reshape(Op):
     def from_aten(cls, call: AtenCall) -> Op | None:
         del call.operands[1:]
         return cls(call.results[0].shape)
+
+
+@dataclass(frozen=True)
+class _Flatten(Op):
+    """A reshape that only joins axes, written without a size."""
+
+    name = Reshape.name
+    first: int
+    last: int
+
+    def to_torch(self, x: Tensor) -> Tensor:
+        return x.flatten(self.first, self.last)
+
+
+def _joined(old: tuple[Dim, ...], new: tuple[Dim, ...]) -> Op | None:
+    """The reshape, if it joins a run of axes and leaves all others as they are."""
+    apart = (i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b)
+    first = next(apart, len(new) - 1)  # what is joined to it may be of size 1
+    last = first + len(old) - len(new)
+    joins = 0 <= first < last < len(old) and old[last + 1 :] == new[first + 1 :]
+    return _Flatten(first, last - len(old)) if joins else None
 
 
 def _kept(shape: tuple[Layout, ...], sizes: tuple[Dim, ...]) -> int:
