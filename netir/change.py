@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from netir.basis import Basis, check_basis, check_linear
 from netir.dims import Dim
-from netir.errors import NetirError, nearest
+from netir.errors import NetirError, expect_room, nearest
 from netir.ir import Graph, Node, Param, TensorType, expect_graph
 from netir.layout_moves import NOTHING, LayoutMoves
 from netir.layouts import Atom, Layout, atoms
@@ -101,20 +102,12 @@ class _Change:
 
     def _params(self, new: Mapping[str, Tensor]) -> tuple[dict[str, Param], dict[str, Move]]:
         params = dict(self.graph.params)
-        moves: dict[str, Move] = {}
         touched = dict.fromkeys(
             m.param for s in self.analysis.spaces if s.atom in self.moves.bases for m in s.members
         )
-        for name in touched:
-            shape = self.analysis.shape(f"@{name}")
-            summed = self.analysis.summed
-            move = Move(
-                tuple(
-                    self.moves.of(layout, summed.get((name, axis), NOTHING))
-                    for axis, layout in enumerate(shape)
-                )
-            )
-            moves[name] = move
+        moves = {name: self._move(name) for name in touched}
+        expect_room({name: self._bytes(name, move) for name, move in moves.items()})
+        for name, move in moves.items():
             old = params[name]
             data = move.apply(old.data)
             fresh = [(i, m.new) for i, m in enumerate(move.axes) if isinstance(m, Gather)]
@@ -122,6 +115,20 @@ class _Change:
                 data = self._filled(name, data, move, new.get(name))
             params[name] = Param(data.contiguous(), old.kind, old.trainable)
         return params, moves
+
+    def _move(self, name: str) -> Move:
+        summed = self.analysis.summed
+        shape = self.analysis.shape(f"@{name}")
+        return Move(tuple(
+            self.moves.of(layout, summed.get((name, axis), NOTHING))
+            for axis, layout in enumerate(shape)
+        ))  # fmt: skip
+
+    def _bytes(self, name: str, move: Move) -> int:
+        """What a parameter will take."""
+        old = self.graph.params[name].data
+        pairs = zip(move.axes, old.shape, strict=True)
+        return old.element_size() * prod(size if m is None else m.size for m, size in pairs)
 
     def _filled(self, name: str, data: Tensor, move: Move, given: Tensor | None) -> Tensor:
         """New rows as given, else neutral; new columns as given, else zero."""

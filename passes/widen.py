@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from netir.basis import Basis, Contract, replicate
-from netir.errors import NetirError
+from netir.errors import NetirError, expect_room
 from netir.ir import Graph
 from netir.spaces import Space
 from netir.width import WidthPass
@@ -68,6 +68,8 @@ class Widen(WidthPass):
             return f"its width is {width} already"
         if width < space.size:
             return f"its width {space.size} is more than {width}"
+        sizes = {m.param: graph.params[m.param].data.nbytes for m in space.members}
+        expect_room({name: size * width // space.size for name, size in sizes.items()})
         generator = torch.Generator().manual_seed(self.seed)
         index = torch.arange(width) % space.size
         if self.order == "random":
@@ -76,7 +78,7 @@ class Widen(WidthPass):
 
     def _width(self, size: int) -> int:
         """The width that a space of this size gets."""
-        wanted = round(size * (self.factor or 2))
+        wanted = round(min(size * (self.factor or 2), 1e30))
         if self.count is not None:
             wanted = size + self.count
         elif self.to is not None:

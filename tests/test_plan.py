@@ -192,7 +192,7 @@ def test_plan_of_passes_that_are_refused() -> None:
 @pytest.mark.parametrize("width", [10**12, 10**30])
 def test_plan_of_what_is_too_large(width: int) -> None:
     message = refused("plan", "thin.yaml", "--set", f"passes=[{{pass: widen, to: {width}}}]")
-    assert f"widen(to={width}) needs more memory than there is\n  at  passes.0: widen" in message
+    assert "this needs more memory than there is\n  at  passes.0: widen" in message
 
 
 def test_plan_on_a_plain_terminal() -> None:

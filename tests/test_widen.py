@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import netir
-from netir.basis import Contract
+from netir.basis import Contract, extend
 from netir.errors import NetirError, NetirWarning
 from netir.ir import Graph
 from netir.passes import Widen
@@ -195,3 +195,12 @@ def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(NetirError, match=message) as caught:
         Widen(**options)
     assert caught.value.fix
+
+
+@pytest.mark.parametrize("much", [{"factor": 1e308}, {"count": 10**400}, {"to": 10**8}])
+def test_more_than_the_memory_holds(graph: Graph, much: dict[str, Any]) -> None:
+    with pytest.raises(NetirError, match="this needs more memory than there is") as caught:
+        Widen("conv1 conv2", **much)(graph)
+    assert "the most for 'conv2.weight'" in caught.value.where
+    with pytest.raises(NetirError, match="this needs more memory than there is"):
+        netir.change_basis(graph, {"conv1": extend(6, 200_000), "conv2": extend(4, 200_000)})
