@@ -199,6 +199,21 @@ def test_state_dict_and_conversions(plain: tuple[Plain, Tensor, Graph], tmp_path
     assert all(t.is_meta for t in (*module.to("meta").parameters(), *module.buffers()))
 
 
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["lstm", "bidirectional_lstm", "gru", "vit"])
+def test_converted_as_the_original(name: str, kind: torch.dtype) -> None:
+    """Also what starts from zeros that the network makes."""
+    sample, graph = fresh(name), traced(name)[1]
+    args = pytree.tree_map_only(Tensor, lambda t: t.to(kind) if t.is_floating_point() else t,
+                                (sample.args, sample.kwargs))  # fmt: skip
+    model, module = sample.model.to(kind).eval(), to_torch(graph).to(kind)
+    with torch.no_grad():
+        expected, found = model(*args[0], **args[1]), module(*args[0], **args[1])
+    for a, b in zip(tensors(expected), tensors(found), strict=True):
+        assert a.dtype == b.dtype
+        assert distance(a, b) < (1e-9 if kind == torch.float64 else 0.05)
+
+
 def test_compiles_without_a_break(plain: tuple[Plain, Tensor, Graph]) -> None:
     model, x, graph = plain
     compiled = torch.compile(to_torch(graph), fullgraph=True, backend="aot_eager")

@@ -146,7 +146,7 @@ class Writer:
         if op.modal and getattr(op, "dropout_p", True):
             return op.to_torch(*operands, training=self._attribute("training"))
         if op.placed:
-            return op.to_torch(*operands, device=self._device())
+            return op.to_torch(*operands, device=self._device(), dtype=self._dtype(op))
         return op.to_torch(*operands)
 
     def _operand(self, operand: str) -> Any:
@@ -174,6 +174,16 @@ class Writer:
                 )
             self._values["device"] = self._operand(source).device
         return self._values["device"]
+
+    def _dtype(self, op: Any) -> Any:
+        """The type of numbers that are made: zeros of the weights' type follow that."""
+        params = self._graph.params
+        own = [n for n, p in params.items() if p.kind == "param" and p.data.is_floating_point()]
+        if not op.linear() or {params[name].data.dtype for name in own} != {op.dtype}:
+            return op.dtype
+        if "dtype" not in self._values:
+            self._values["dtype"] = self._operand(f"@{own[0]}").dtype
+        return self._values["dtype"]
 
     def _call(self, function: Any, *args: Any) -> fx.Proxy:
         found: fx.Proxy = self._tracer.create_proxy("call_function", function, args, {})

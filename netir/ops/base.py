@@ -77,7 +77,7 @@ class Op:
     ties: ClassVar[bool] = False
     """Whether it tells places that are not defined where values are equal."""
     placed: ClassVar[bool] = False
-    """Whether it makes a tensor out of numbers, and `to_torch` must be told `device`."""
+    """Whether it makes a tensor out of numbers, and `to_torch` is told `device` and `dtype`."""
 
     onnx: ClassVar[str] = ""
     """The ONNX operator that does the same to the same operands, if it needs no attributes."""
@@ -138,8 +138,8 @@ class Op:
     def to_torch(self, *operands: Any, **settings: Any) -> Any:
         """Compute the results; operands are tensors, or anything that torch functions take.
 
-        The settings there are: `device` for an op that is `placed`, `training` for one that
-        is `modal`.
+        The settings there are: `device` and `dtype` for an op that is `placed`, `training` for
+        one that is `modal`.
         """
         raise NotImplementedError
 

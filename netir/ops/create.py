@@ -41,8 +41,9 @@ class Full(Op):
     def infer(self, *operands: TensorType) -> TensorType:
         return TensorType(self.dtype, self.shape)
 
-    def to_torch(self, device: Any = None) -> Tensor:
-        return torch.full(self.shape, self.value, dtype=self.dtype, device=device)  # type: ignore[arg-type]
+    def to_torch(self, device: Any = None, dtype: Any = None) -> Tensor:
+        kind = self.dtype if dtype is None else dtype
+        return torch.full(self.shape, self.value, dtype=kind, device=device)  # type: ignore[arg-type]
 
     def to_onnx(self, g: Tape, *operands: OnnxValue) -> OnnxValue:
         return g.filled(self.shape, self.value, self.dtype)
@@ -75,8 +76,9 @@ class Arange(Op):
     def infer(self) -> TensorType:
         return TensorType(self.dtype, (self.size,))
 
-    def to_torch(self, device: Any = None) -> Tensor:
-        return torch.arange(self.start, self.end, self.step, dtype=self.dtype, device=device)  # type: ignore[arg-type]
+    def to_torch(self, device: Any = None, dtype: Any = None) -> Tensor:
+        kind = self.dtype if dtype is None else dtype
+        return torch.arange(self.start, self.end, self.step, dtype=kind, device=device)  # type: ignore[arg-type]
 
     def to_onnx(self, g: Tape) -> OnnxValue:
         start, step = self.start, self.step
