@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx, nn
@@ -60,18 +61,37 @@ def _exported(model: nn.Module, call: Call) -> ExportedProgram:
     return _export(model, call)
 
 
+@contextmanager
+def _states_of_lstm() -> Iterator[None]:
+    """The last states of an LSTM in the shape of the first, which torch 2.11 gets wrong."""
+    if torch.__version__ >= "2.13":
+        yield
+        return
+    from torch._decomp import decompositions
+
+    plain: Any = decompositions.one_layer_lstm
+
+    def shaped(x: Tensor, hidden: Any, *rest: Any, **more: Any) -> Any:
+        out, states = plain(x, hidden, *rest, **more)
+        pairs = zip(states, hidden, strict=True)
+        return out, tuple(state.reshape(first.shape) for state, first in pairs)
+
+    with patch.object(decompositions, "one_layer_lstm", shaped):
+        yield
+
+
 _FIRST = "make torch.export.export(model.eval(), args) work first"
 _REGISTER = "for a dataclass, call torch.export.register_dataclass on it before tracing"
 
 
 def _export(model: nn.Module, call: Call) -> ExportedProgram:
-    with _quiet(), recorded():
+    with _quiet(), recorded(), _states_of_lstm():
         try:
             return torch.export.export(
                 model, call.args, call.kwargs, dynamic_shapes=call.shapes(model), strict=False
             )
         except Exception as error:
-            unknown = "register a pytree" in str(error)
+            unknown = re.search("register a pytree|unhashable type", str(error))
             raise NetirError(
                 f"torch.export cannot export {type(model).__name__}: {first_line(error)}",
                 fix=_REGISTER if unknown else _FIRST,

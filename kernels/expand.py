@@ -42,7 +42,8 @@ def expand(
         coefficients = first.new_ones(len(parameters))
     if dtype is None:
         dtype = filter_dtype(first)
-    made = _way(first)(list(parameters), coefficients, *tables, plan.into, dtype)
+    given = tables.table, tables.weights  # by name: not every torch can compile `*tables`
+    made = _way(first)(list(parameters), coefficients, *given, plan.into, dtype)
     return made.permute(0, 3, 1, 2)
 
 

@@ -5,11 +5,6 @@ That it compiles for one that is not there is tested with the other kernels.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -19,21 +14,14 @@ from netir.kernels.gram import gram
 from netir.kernels.rank import effective_rank
 from netir.kernels.window import GramWindow
 from tests.gram_checks import Case, check
+from tests.interpreter import interpret
 from tests.spectra import spectra
 
-ROOT = Path(__file__).parents[1]
 KINDS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 
 def test_interpreted() -> None:
-    command = [
-        sys.executable, "-m", "pytest", "tests/interpreted_gram.py", "-p", "no:cacheprovider"
-    ]  # fmt: skip
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    interpret("tests/interpreted_gram.py")
 
 
 @pytest.mark.gpu

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -19,9 +17,8 @@ from netir.kernels.bank import FilterBank
 from netir.kernels.expand import expand
 from netir.kernels.plan import Plan
 from tests.group_layers import MIXED
+from tests.interpreter import ROOT, interpret
 from tests.triton_checks import EXACT, Case, check_bank, check_layer
-
-ROOT = Path(__file__).parents[1]
 
 
 def load(path: str) -> ModuleType:
@@ -39,12 +36,7 @@ VARIANTS = list(aot.variants())
 
 
 def test_interpreted() -> None:
-    command = [sys.executable, "-m", "pytest", "tests/interpreted.py", "-p", "no:cacheprovider"]
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    interpret("tests/interpreted.py")
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=[variant.name for variant in VARIANTS])

@@ -88,6 +88,8 @@ def test_equal_in_float64(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in TRAIN_MODE])
 def test_equal_gradients_in_train_mode(name: str) -> None:
+    if name == "opaque_several" and torch.__version__ < "2.13":
+        pytest.skip("this torch has no derivative of aminmax")
     sample, graph = traced(name)
     model, module = copy.deepcopy(sample.model).train(), to_torch(graph).train()
     expected, found = gradients(model, sample), gradients(module, sample)

@@ -125,6 +125,8 @@ def round_trip(name: str) -> None:
 
 def exported(name: str, path: Path) -> tuple[Any, Path]:
     pytest.importorskip("onnxscript")
+    if name == "bidirectional_lstm" and torch.__version__ < "2.13":
+        pytest.skip("this torch cannot export the states of an LSTM")
     sample = fresh(name)
     with quiet(), open(os.devnull, "w") as nothing:
         with redirect_stdout(nothing):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -379,7 +380,7 @@ def test_other_versions_are_noted(
     run_spec(spec, tmp_path / "run", listen=told.append)
     assert told[0].kind == "resumed"
     assert told[0]["notes"] == [
-        f"torch is 9.9 now and was {torch.__version__} when the run began"
+        f"torch is 9.9 now and was {version('torch')} when the run began"
     ]
 
 
