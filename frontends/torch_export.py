@@ -265,7 +265,7 @@ def _own_gradients() -> Iterator[list[str]]:
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if not cls.__module__.startswith("torch."):
             found[cls.__qualname__] = None
-        return original.__func__(cls, *args, **kwargs)
+        return original.__get__(None, cls)(*args, **kwargs)
 
     torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment]
     names: list[str] = []
