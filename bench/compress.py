@@ -24,6 +24,8 @@ from bench.measure import Cell, Options, Table, options, report
 from bench.pictures import Pictures, SmallResNet, accuracy, load, train
 from netir import Calibration
 from netir.passes import Prune
+from netir.passes.scores.evidence import Evidence
+from netir.spaces import Member, Space
 
 KEEP = (1 / 2, 1 / 3, 1 / 5)
 SCORES = ("l2", "taylor", "bn")
@@ -45,13 +47,29 @@ def macs(model: nn.Module) -> int:
     return counter.get_total_flops() // 2
 
 
+def magnitude(space: Space, evidence: Evidence) -> Tensor:
+    """The squares of the weights and the scales of each channel: what the peer adds up."""
+    params = evidence.graph.params
+    scales = [m for m in space.producers
+              if m.param.endswith("weight") and params[m.param].data.dim() == 1]  # fmt: skip
+
+    def squares(member: Member) -> Tensor:
+        rows = params[member.param].data.movedim(member.axis, 0)
+        return rows.reshape(len(rows), -1).square().sum(1)
+
+    return evidence.gathered(space, [*evidence.members(space), *scales], squares)
+
+
+OURS: dict[str, Any] = {"l2": magnitude, "taylor": "taylor", "bn": "bn"}
+
+
 def ours(
     model: nn.Module, batches: list[tuple[Tensor, Tensor]], score: str, keep: float, how: str
 ) -> nn.Module:
     """Prune with netir; weights that read a channel count, as they do for the peer."""
     seen = Calibration([x for x, _ in batches], [y for _, y in batches], F.cross_entropy)
     graph = netir.trace(model.eval(), batches[0][0])
-    rewrite = Prune(macs=keep, score=score, readers=True, compensate=how)
+    rewrite = Prune(macs=keep, score=OURS[score], readers=True, compensate=how)
     return netir.to_torch(rewrite(graph, seen))
 
 
@@ -97,13 +115,13 @@ WAYS: dict[str, Callable[..., nn.Module]] = {
 
 
 def measured(
-    model: nn.Module, data: Pictures, test: Pictures, seed: int, tune: int
+    model: nn.Module, data: Pictures, test: Pictures, seed: int, tune: int, scores: Iterable[str]
 ) -> Iterable[tuple[str, float, str, float, float, float]]:
     """For each score, target and way: MACs left, accuracy right after, accuracy after tuning."""
     generator = torch.Generator().manual_seed(seed)
     batches = [b for b, _ in zip(data.batches(128, generator), range(8), strict=False)]
     whole = macs(model)
-    for score in SCORES:
+    for score in scores:
         for keep in KEEP:
             for way, prune in WAYS.items():
                 pruned = prune(copy.deepcopy(model), batches, score, keep)
@@ -115,6 +133,7 @@ def measured(
 
 def run(given: Options) -> list[Table]:
     seeds, epochs, limit = (SEEDS[:1], 1, 20) if given.quick else (SEEDS, EPOCHS, IMAGES)
+    scores = given.wanted(SCORES, SCORES)
     data, test = load(given.data, "train", limit), load(given.data, "test", limit)
     found: dict[tuple[str, float, str], list[tuple[float, float, float]]] = {}
     base = []
@@ -122,7 +141,7 @@ def run(given: Options) -> list[Table]:
         torch.manual_seed(seed)
         model = train(SmallResNet(), data, epochs, RATE, seed)
         base.append(accuracy(model, test))
-        for score, keep, way, *numbers in measured(model, data, test, seed, TUNE):
+        for score, keep, way, *numbers in measured(model, data, test, seed, TUNE, scores):
             found.setdefault((score, keep, way), []).append(tuple(numbers))  # type: ignore[arg-type]
     return [_table(found, base, len(data.images), len(test.images))]
 

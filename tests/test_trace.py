@@ -369,7 +369,7 @@ def test_wrong_calls_are_errors() -> None:
 
 def test_control_flow_is_refused() -> None:
     sample = fresh("condition")
-    with pytest.raises(netir.NetirError, match="(?i)cond"):
+    with pytest.raises(netir.NetirError, match=r"(?i)cond"):
         netir.trace(sample.model, sample.args)
 
 
