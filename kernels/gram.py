@@ -21,6 +21,8 @@ from torch import Tensor
 
 BLOCK = 2048
 """The most rows whose products are summed before the sum is added to the others."""
+FLUSH = 512
+"""The same for a program on a GPU."""
 UNIT = 2.0**-53
 """By how much of itself rounding changes a number of float64."""
 _VECTORS = 8
@@ -135,10 +137,12 @@ def blocks(x: Tensor) -> Iterator[Tensor]:
 
 
 def terms(x: Tensor) -> int:
-    """A bound on how often rounding can have hit one entry of the sum over such rows."""
-    samples, rows, _ = x.shape
-    parts = -(-samples // (BLOCK // rows)) if rows <= BLOCK else samples * -(-rows // BLOCK)
-    return min(samples * rows, BLOCK) + parts + 2
+    """A bound on how often rounding can have hit one entry of the sum over such rows.
+
+    There are no more parts than if each but the last had `FLUSH` rows, as on a GPU.
+    """
+    rows = x.shape[0] * x.shape[1]
+    return min(rows, BLOCK) + -(-rows // FLUSH) + 2
 
 
 @torch.library.custom_op("netir::gram_sum", mutates_args=(), device_types="cpu")
@@ -213,5 +217,5 @@ def _applied(x: Tensor, vectors: Tensor) -> Tensor:
     return total
 
 
-__all__ = ["BLOCK", "DECOMPOSITIONS", "PRECISIONS", "UNIT", "Gram", "GramSum", "by_rows", "gram",
-           "gram_sum", "plain", "products"]  # fmt: skip
+__all__ = ["BLOCK", "DECOMPOSITIONS", "FLUSH", "PRECISIONS", "UNIT", "Gram", "GramSum", "by_rows",
+           "gram", "gram_sum", "plain", "products"]  # fmt: skip

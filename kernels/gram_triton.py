@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from netir.kernels import gram_kernels as kernels
-from netir.kernels.gram import BLOCK
+from netir.kernels.gram import FLUSH
 
 TILE = 64
 PROGRAMS = 528
@@ -34,16 +34,16 @@ def gram_sum(x: Tensor, single: bool, parts: Tensor | None = None) -> Tensor:
         parts = x.new_empty(count, len(pairs), TILE, TILE, dtype=torch.float64)
     kernels.gram[(len(pairs), count)](
         x, pairs, parts, samples * rows, rows, columns, *x.stride(), span, TILE=TILE,
-        ROWS=16, FLUSH=BLOCK, WIDE=wide, UP=INTERPRETED and not wide, num_warps=4,
+        ROWS=16, FLUSH=FLUSH, WIDE=wide, UP=INTERPRETED and not wide, num_warps=4,
     )  # fmt: skip
     return assembled(parts, pairs, columns)
 
 
 def spans(rows: int, tiles: int) -> tuple[int, int]:
     """How many rows a program takes, and how many programs share a tile."""
-    blocks = -(-rows // BLOCK)
+    blocks = -(-rows // FLUSH)
     wanted = max(1, min(blocks, PROGRAMS // tiles))
-    span = -(-blocks // wanted) * BLOCK
+    span = -(-blocks // wanted) * FLUSH
     return span, -(-rows // span)
 
 

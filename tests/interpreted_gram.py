@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netir.kernels.gram import BLOCK
+from netir.kernels.gram import FLUSH
 from netir.kernels.gram_triton import spans
 from tests.gram_checks import Case, check
 
@@ -52,5 +52,5 @@ def test_spans_cover_all_rows() -> None:
     for rows in (1, 512, 513, 10_000, 1_000_000):
         for tiles in (1, 36, 600, 2080):
             span, count = spans(rows, tiles)
-            assert span % BLOCK == 0
+            assert span % FLUSH == 0
             assert (count - 1) * span < rows <= count * span
