@@ -17,12 +17,13 @@ from torch import Tensor
 
 from netir.basis import Basis, check_basis, check_linear
 from netir.dims import Dim
-from netir.errors import NetirError, expect_room, nearest
+from netir.errors import NetirError, nearest
 from netir.ir import Graph, Node, Param, TensorType, expect_graph
 from netir.layout_moves import NOTHING, LayoutMoves
 from netir.layouts import Atom, Layout, atoms
 from netir.moves import AxisMove, Gather, Move, Moves
 from netir.ops.arithmetic import Mul
+from netir.room import expect_room
 from netir.site import Derived, Use
 from netir.spaces import Analysis, Space
 
@@ -106,7 +107,7 @@ class _Change:
             m.param for s in self.analysis.spaces if s.atom in self.moves.bases for m in s.members
         )
         moves = {name: self._move(name) for name in touched}
-        expect_room({name: self._bytes(name, move) for name, move in moves.items()})
+        expect_room(params, {name: self._entries(name, move) for name, move in moves.items()})
         for name, move in moves.items():
             old = params[name]
             data = move.apply(old.data)
@@ -124,11 +125,10 @@ class _Change:
             for axis, layout in enumerate(shape)
         ))  # fmt: skip
 
-    def _bytes(self, name: str, move: Move) -> int:
-        """What a parameter will take."""
-        old = self.graph.params[name].data
-        pairs = zip(move.axes, old.shape, strict=True)
-        return old.element_size() * prod(size if m is None else m.size for m, size in pairs)
+    def _entries(self, name: str, move: Move) -> int:
+        """How many a parameter will have."""
+        pairs = zip(move.axes, self.graph.params[name].data.shape, strict=True)
+        return prod(size if axis is None else axis.size for axis, size in pairs)
 
     def _filled(self, name: str, data: Tensor, move: Move, given: Tensor | None) -> Tensor:
         """New rows as given, else neutral; new columns as given, else zero."""

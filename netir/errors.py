@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 _FULL = re.compile(r"can't allocate|ried to allocate|ailed to allocate|alloc failed|bad_alloc")
@@ -54,26 +53,6 @@ def first_line(error: BaseException) -> str:
 def out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out; torch, protobuf and ONNX Runtime say so in words only."""
     return isinstance(error, MemoryError) or _FULL.search(str(error)) is not None
-
-
-def expect_room(sizes: Mapping[str, int]) -> None:
-    """Refuse parameters of so many bytes, by name, if the machine has not that much memory."""
-    total, there = sum(sizes.values()), _memory()
-    if total > there:
-        largest = max(sizes, key=lambda name: sizes[name])
-        raise NetirError(
-            "this needs more memory than there is",
-            f"{total // 10**9:,} GB of {there // 10**9:,.0f}, the most for '{largest}'",
-            "use smaller numbers",
-        )
-
-
-def _memory() -> float:
-    """The bytes of memory that the machine has; without end where it does not say."""
-    try:
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, ValueError, OSError):
-        return float("inf")
 
 
 @contextmanager

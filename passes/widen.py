@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from netir.basis import Basis, Contract, replicate
-from netir.errors import NetirError, expect_room
+from netir.errors import NetirError
 from netir.ir import Graph
+from netir.room import expect_room
 from netir.spaces import Space
 from netir.width import WidthPass
 
@@ -68,8 +69,8 @@ class Widen(WidthPass):
             return f"its width is {width} already"
         if width < space.size:
             return f"its width {space.size} is more than {width}"
-        sizes = {m.param: graph.params[m.param].data.nbytes for m in space.members}
-        expect_room({name: size * width // space.size for name, size in sizes.items()})
+        sizes = {m.param: graph.params[m.param].data.numel() for m in space.members}
+        expect_room(graph.params, {n: size * width // space.size for n, size in sizes.items()})
         generator = torch.Generator().manual_seed(self.seed)
         index = torch.arange(width) % space.size
         if self.order == "random":

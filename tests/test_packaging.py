@@ -27,7 +27,7 @@ netir.errors
 netir.dims | netir.axes | netir.files | netir.seeds | netir.registry
 netir.layouts
 netir.ir netir.ops netir.lower.tape
-netir.text | netir.cost | netir.site | netir.evaluate | netir.samples
+netir.text | netir.cost | netir.site | netir.evaluate | netir.samples | netir.room
 netir.spaces
 netir.basis
 netir.moves
