@@ -10,12 +10,19 @@ from netir.calibration import Calibration
 from netir.change import Rewritten, change_basis
 from netir.ir import Graph
 from netir.rewrite import FROZEN, STRENGTH, Pass, Result, weakest
+from netir.room import expect_room
 from netir.spaces import Space
 from netir.verify import check
 from netir.where import chosen_spaces
 
 Planned = list[tuple[Space, Basis]]
 Skipped = list[tuple[str, str]]
+
+
+def expect_width(graph: Graph, space: Space, width: int) -> None:
+    """Refuse a width of which no memory holds the weights, before anything is made for it."""
+    sizes = {m.param: graph.params[m.param].data.numel() for m in space.members}
+    expect_room(graph.params, {n: size * width // space.size for n, size in sizes.items()})
 
 
 @dataclass(frozen=True)
@@ -87,4 +94,4 @@ class WidthPass(Pass):
             planned = [(space, basis) for (space, basis, _, _), bad in pairs if not bad]
 
 
-__all__ = ["Planned", "Skipped", "WidthPass"]
+__all__ = ["Planned", "Skipped", "WidthPass", "expect_width"]

@@ -23,7 +23,7 @@ from netir.passes.growth.plant import Sown, planted
 from netir.passes.growth.seen import Seen
 from netir.spaces import Space
 from netir.where import expect_free
-from netir.width import Planned, WidthPass
+from netir.width import Planned, WidthPass, expect_width
 
 INITS: Mapping[str, Init] = MappingProxyType({
     "random": inits.random, "select": inits.select, "pre": inits.pre, "weight": inits.weight,
@@ -92,6 +92,7 @@ class Grow(WidthPass):
             if not count:
                 found[space.name] = "no unit was asked for"
                 continue
+            expect_width(graph, space, space.size + count)
             generator = torch.Generator().manual_seed(self.seed + number)
             fans = init(Wanted(layer, count, seen, generator, self.candidates, scale=self.scale))
             found[space.name] = fans if isinstance(fans, str) else Sown.of(layer, fans)

@@ -11,9 +11,8 @@ from torch import Tensor
 from netir.basis import Basis, Contract, replicate
 from netir.errors import NetirError
 from netir.ir import Graph
-from netir.room import expect_room
 from netir.spaces import Space
-from netir.width import WidthPass
+from netir.width import WidthPass, expect_width
 
 Split = Literal["equal", "uneven"]
 Order = Literal["cycle", "random"]
@@ -69,8 +68,7 @@ class Widen(WidthPass):
             return f"its width is {width} already"
         if width < space.size:
             return f"its width {space.size} is more than {width}"
-        sizes = {m.param: graph.params[m.param].data.numel() for m in space.members}
-        expect_room(graph.params, {n: size * width // space.size for n, size in sizes.items()})
+        expect_width(graph, space, width)
         generator = torch.Generator().manual_seed(self.seed)
         index = torch.arange(width) % space.size
         if self.order == "random":

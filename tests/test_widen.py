@@ -12,7 +12,7 @@ import netir
 from netir.basis import Contract, extend
 from netir.errors import NetirError, NetirWarning
 from netir.ir import Graph
-from netir.passes import Widen
+from netir.passes import Grow, Widen
 from netir.verify import verify
 
 
@@ -202,5 +202,7 @@ def test_more_than_the_memory_holds(graph: Graph, much: dict[str, Any]) -> None:
     with pytest.raises(NetirError, match="this needs more memory than there is") as caught:
         Widen("conv1 conv2", **much)(graph)
     assert "the most for 'conv2.weight'" in caught.value.where
+    with pytest.raises(NetirError, match="this needs more memory than there is"):
+        Grow("conv1 conv2", count=10**9).apply(graph)
     with pytest.raises(NetirError, match="this needs more memory than there is"):
         netir.change_basis(graph, {"conv1": extend(6, 200_000), "conv2": extend(4, 200_000)})
