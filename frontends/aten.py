@@ -98,7 +98,9 @@ class Reader:
     def _call(self, node: fx.Node) -> None:
         target = node.target
         if isinstance(target, torch._ops.OpOverload):
-            if gives_tensors(node) and short(target) not in _SKIPPED:
+            if short(target) == "alias.default":
+                self._memory.same(node, node.args[0])
+            elif gives_tensors(node) and short(target) not in _SKIPPED:
                 self._where = scope(node)
                 self._operator(node, target)
         elif isinstance(target, torch._ops.HigherOrderOperator):

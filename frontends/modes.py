@@ -37,7 +37,7 @@ _FLAGGED = frozenset({"batch_norm", "instance_norm", "multi_head_attention_forwa
 _HARMLESS = frozenset({"__get__", "__set__", "__bool__", "size", "dim", "float", "to", "clone",
                        "detach", "contiguous", "isfinite", "isinf", "isnan", "all",
                        "any"})  # fmt: skip
-_DROPPING = frozenset({"dropout", "dropout_", "alpha_dropout", "feature_alpha_dropout", "dropout1d",
+DROPPING = frozenset({"dropout", "dropout_", "alpha_dropout", "feature_alpha_dropout", "dropout1d",
                        "dropout2d", "dropout3d", "feature_dropout"})  # fmt: skip
 _ATTENTION = "scaled_dot_product_attention"
 
@@ -85,7 +85,7 @@ class _Record(TorchFunctionMode):
             return name
         if name in _FLAGGED:
             return name
-        if name in _DROPPING:
+        if name in DROPPING:
             self.rates[Dropout].append(float(_given(args, kwargs, 1, "p", 0.5)))
             if not _given(args, kwargs, 2, "training", True):
                 self.rates[Dropout][-1] = 0.0

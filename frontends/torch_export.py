@@ -20,11 +20,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from netir.errors import NetirError, NetirWarning, first_line
 from netir.frontends.aten import Reader
 from netir.frontends.inputs import Call, plain_signature, tree_of
+from netir.frontends.modes import DROPPING
 from netir.frontends.sizes import SizeReader
 from netir.frontends.tied import tied_state
 from netir.ir import Graph, Node, Ref, TensorType, Tree
@@ -61,6 +63,22 @@ def _exported(model: nn.Module, call: Call) -> ExportedProgram:
     return _export(model, call)
 
 
+class _Apart(TorchFunctionMode):
+    """Lets dropout read an alias, which in eval mode it returns.
+
+    A tracer would take what is done with the input later for something done with the result.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = dict(kwargs or {})
+        if getattr(func, "__name__", "") in DROPPING:
+            if args:
+                args = (torch.ops.aten.alias.default(args[0]), *args[1:])
+            else:
+                given["input"] = torch.ops.aten.alias.default(given["input"])
+        return func(*args, **given)
+
+
 @contextmanager
 def _states_of_lstm() -> Iterator[None]:
     """The last states of an LSTM in the shape of the first, which torch 2.11 gets wrong."""
@@ -85,7 +103,7 @@ _REGISTER = "for a dataclass, call torch.export.register_dataclass on it before 
 
 
 def _export(model: nn.Module, call: Call) -> ExportedProgram:
-    with _quiet(), recorded(), _states_of_lstm():
+    with _quiet(), recorded(), _states_of_lstm(), _Apart():
         try:
             return torch.export.export(
                 model, call.args, call.kwargs, dynamic_shapes=call.shapes(model), strict=False

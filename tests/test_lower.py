@@ -249,6 +249,30 @@ def test_trains_in_parallel(plain: tuple[Plain, Tensor, Graph], tmp_path: Any) -
         distributed.destroy_process_group()
 
 
+class Around(nn.Module):
+    """What dropout reads is read once more afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.drop = nn.Linear(5, 5), nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x)
+        dropped: Tensor = self.drop(input=y)
+        return dropped + nn.functional.dropout(y, 0.25, self.training) * torch.exp(y)
+
+
+def test_dropout_is_around_what_it_was() -> None:
+    x = torch.randn(64, 5)
+    model = Around()
+    module = to_torch(netir.trace(model, (x,))).train()
+    found = []
+    for each in (model.train(), module):
+        torch.manual_seed(0)
+        found.append(each(x))
+    assert torch.equal(*found)
+
+
 RESHAPES = {
     ".flatten(1, -1)": lambda x: x.reshape(x.shape[0], 12),
     ".flatten(1, -2)": lambda x: x.reshape(x.shape[0], 12, 1),
