@@ -99,7 +99,7 @@ class Reader:
         target = node.target
         if isinstance(target, torch._ops.OpOverload):
             if short(target) == "alias.default":
-                self._memory.same(node, node.args[0])
+                self._memory.same(node, node.all_input_nodes[0])
             elif gives_tensors(node) and short(target) not in _SKIPPED:
                 self._where = scope(node)
                 self._operator(node, target)
