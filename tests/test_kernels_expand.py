@@ -29,6 +29,7 @@ from tests.group_layers import MIXED, Mixed, acted
 
 DOUBLE = torch.float64
 TREES = "ignore:.*LeafSpec:FutureWarning"  # torch's own decompositions copy one
+LEAVES = "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"  # torch's opcheck
 
 
 def parameters(
@@ -168,6 +169,7 @@ def test_gradients_of_a_part() -> None:
     assert made[1].grad is None
 
 
+@pytest.mark.filterwarnings(LEAVES)
 @pytest.mark.parametrize("plan", [PLANS[3], PLANS[5]], ids=str)
 def test_the_ops_keep_torchs_rules(plan: Plan) -> None:
     made = parameters(plan, 1, 2)
@@ -343,6 +345,7 @@ def test_a_bank_makes_what_its_layers_make() -> None:
     assert all(f.is_contiguous(memory_format=torch.channels_last) for f in filters)
 
 
+@pytest.mark.filterwarnings(LEAVES)
 def test_a_bank_keeps_torchs_rules_and_compiles() -> None:
     torch._dynamo.reset()
     made, mixes = bank()[1:]

@@ -22,6 +22,7 @@ from netir.kernels.window import GramWindow
 
 DOUBLE = torch.float64
 TREES = "ignore:.*LeafSpec:FutureWarning"  # torch's own decompositions copy one
+LEAVES = "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"  # torch's opcheck
 
 
 def plain(value: Tensor, axis: int = -1) -> Tensor:
@@ -93,6 +94,7 @@ def test_bad_streams() -> None:
     assert torch.equal(total.gram.matrix, torch.ones(2, 2, dtype=DOUBLE))
 
 
+@pytest.mark.filterwarnings(LEAVES)
 @pytest.mark.parametrize("single", [False, True])
 def test_the_op_keeps_torchs_rules(single: bool) -> None:
     x = torch.randn(2, 5, 3, dtype=DOUBLE, requires_grad=True)

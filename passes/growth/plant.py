@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ from netir.change import Rewritten, change_basis
 from netir.ir import Graph, Param
 from netir.layout_moves import LayoutMoves
 from netir.moves import AxisMove, Gather
-from netir.ops.activation import Clamp
+from netir.ops.activation import Clamp, Threshold
+from netir.ops.base import Op
 from netir.passes.compensation.consumers import Consumer
 from netir.passes.growth.hidden import Hidden, row_axis
 from netir.passes.scores.members import positions
@@ -99,10 +101,22 @@ def _empty(graph: Graph, param: str, sizes: LayoutMoves) -> Tensor:
 
 
 def _opened(graph: Graph, planned: Sequence[tuple[Space, Sown]]) -> Graph:
-    """Every ReLU that must let a gradient through at 0 as a clamp."""
+    """Every ReLU that must let a gradient through at 0 as an op that does."""
     names = {name for _, basis in planned if basis.fans is not None for name in basis.fans.open}
-    changed = {name: replace(graph.nodes[name], op=Clamp(min=0)) for name in names}
+    changed = {name: replace(graph.nodes[name], op=open_relu()) for name in names}
     return graph.replace(nodes={**graph.nodes, **changed}) if changed else graph
+
+
+@cache
+def open_relu() -> Op:
+    """A ReLU with a slope of 1 at 0: a clamp where torch gives it that, else a threshold.
+
+    The threshold is below 0 by the least that every type which torch computes in can tell.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        x = torch.zeros(1, requires_grad=True)
+        (slope,) = torch.autograd.grad(torch.clamp(x, min=0).sum(), x)
+    return Clamp(min=0) if slope.item() == 1 else Threshold(threshold=-1e-37)
 
 
 def _given(basis: Sown) -> list[tuple[str, int, Tensor]]:
