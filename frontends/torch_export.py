@@ -109,7 +109,7 @@ def _export(model: nn.Module, call: Call) -> ExportedProgram:
                 model, call.args, call.kwargs, dynamic_shapes=call.shapes(model), strict=False
             )
         except Exception as error:
-            unknown = re.search("register a pytree|unhashable type", str(error))
+            unknown = re.search("register a pytree|unhashable type: '[A-Z]", str(error))
             raise NetirError(
                 f"torch.export cannot export {type(model).__name__}: {first_line(error)}",
                 fix=_REGISTER if unknown else _FIRST,

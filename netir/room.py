@@ -21,7 +21,7 @@ def expect_room(params: Mapping[str, Param], entries: Mapping[str, int]) -> None
         largest = max(sizes, key=lambda name: sizes[name])
         raise NetirError(
             "this needs more memory than there is",
-            f"{total // 10**9:,} GB of {there // 10**9:,.0f}, the most for '{largest}'",
+            f"{min(total, 10**30) / 1e9:,.0f} GB of {there / 1e9:,.0f}, the most for '{largest}'",
             "use smaller numbers",
         )
 

@@ -1,6 +1,7 @@
 """Pipelines: passes in order, each proved when it has run, and moves as one."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -110,6 +111,18 @@ def test_the_empty_pipeline_is_the_identity(graph: Graph) -> None:
     assert done.graph is graph
     assert not done.moves.params
     assert str(Pipeline()) == ""
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("tried to allocate 9 bytes")])
+def test_memory_that_runs_out_is_told_with_the_pass(
+    graph: Graph, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(Widen, "apply", full)
+    with pytest.raises(NetirError, match=r"widen\(factor=2\) needs more memory than there is"):
+        Pipeline([Widen(factor=2)]).apply(graph)
 
 
 def test_only_passes_make_a_pipeline() -> None:

@@ -70,18 +70,21 @@ def _resized(before: Graph, after: Graph) -> dict[str, nn.Module] | None:
     if _roles(before) != _roles(after) or before.aliases != after.aliases:
         return None
     pairs = zip(before.nodes.values(), after.nodes.values(), strict=True)
-    changed = [(old, new) for old, new in pairs if new is not old]
-    for old, new in changed:  # before any module is made, which takes most of the time
+    changed: list[tuple[Node, bool]] = []
+    for old, new in pairs:  # before any module is made, which takes most of the time
+        if new is old:
+            continue
         told = _called(before, old) != _called(after, new)
         if new.operands != old.operands or (told and new.op.name not in FORMS):
             return None
+        changed.append((new, told))
     owners = Owners(after)
     found: dict[str, nn.Module] = {}
-    for old, new in changed:
-        place = _place(owners, new) if new.op.name in FORMS else None
+    for node, told in changed:
+        place = _place(owners, node) if node.op.name in FORMS else None
         if place is not None:
             found[place.path] = place.module
-        elif _called(before, old) != _called(after, new):
+        elif told:
             return None
     return found
 

@@ -185,7 +185,7 @@ Round = _unary("round", torch.round, "round", _rounded("Round"))
 Trunc = _unary("trunc", torch.trunc, "trunc fix", _trunc)
 Frac = _unary("frac", torch.frac, "frac", lambda g, x: g.op("Sub", [x, _trunc(g, x)]))
 Neg = _unary("neg", torch.neg, "neg negative", "Neg", linear=_yes)
-Identity = _unary("identity", lambda x: x, "alias clone lift_fresh_copy lift_fresh positive",
+Identity = _unary("identity", lambda x: x, "clone lift_fresh_copy lift_fresh positive",
                   linear=_yes, to_onnx=_same)  # fmt: skip
 Contiguous = _unary("contiguous", lambda x: x.contiguous(), "contiguous", linear=_yes,
                     to_onnx=_same)  # fmt: skip
