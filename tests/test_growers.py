@@ -37,6 +37,13 @@ def mlp(width: int = 8, inputs: int = 6) -> nn.Sequential:
                          nn.Linear(width, 3))  # fmt: skip
 
 
+def sleep(model: nn.Sequential, first: int) -> None:
+    """Let the units from `first` on of the first layer give nothing."""
+    with torch.no_grad():
+        model[0].weight[first:] = 0  # type: ignore[index,operator]
+        model[0].bias[first:] = 0  # type: ignore[index,operator]
+
+
 def batches(count: int, size: int = 40, inputs: int = 6) -> Iterator[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(1)
     truth = torch.randn(inputs, 3, generator=generator)
@@ -356,9 +363,7 @@ def test_dyno_prunes_what_fell_and_grows_what_rose() -> None:
     assert grower.step(live, x) == [], "the first reading is what others are held against"
     assert all(m["star"] == m["value"] for m in grower._memory.values())
     assert grower.step(live, x) == [], "no change at φ = φ*"
-    with torch.no_grad():
-        model[0].weight[6:] = 0  # type: ignore[index,operator]
-        model[0].bias[6:] = 0  # type: ignore[index,operator]
+    sleep(model, 6)
     before, weight = model(x).detach(), model[0].weight.detach().clone()  # type: ignore[operator]
     events = {e.space: e for e in grower.step(live, x)}
     assert (events["0"].before, events["0"].after) == (10, 7), "⌊10 (0.97 · 1 - 0.6)⌋ = 3 go"
@@ -370,9 +375,7 @@ def test_dyno_prunes_what_fell_and_grows_what_rose() -> None:
 def test_dyno_can_be_told_what_to_hold_the_first_reading_against() -> None:
     grower = Dyno(every=1, star=1.0)
     model = mlp(10)
-    with torch.no_grad():
-        model[0].weight[6:] = 0  # type: ignore[index,operator]
-        model[0].bias[6:] = 0  # type: ignore[index,operator]
+    sleep(model, 6)
     x, _ = next(batches(1, size=300))
     live = netir.Live(model, torch.optim.SGD(model.parameters(), lr=0.1), x)
     events = {e.space: e for e in grower.step(live, x)}
@@ -383,9 +386,7 @@ def test_dyno_can_be_told_what_to_hold_the_first_reading_against() -> None:
 def test_dyno_grows_where_the_rank_rose() -> None:
     grower = Dyno(every=1, most=20, candidates=10)
     model = mlp(10)
-    with torch.no_grad():
-        model[0].weight[5:] = 0  # type: ignore[index,operator]
-        model[0].bias[5:] = 0  # type: ignore[index,operator]
+    sleep(model, 5)
     x, _ = next(batches(1, size=300))
     live = netir.Live(model, torch.optim.SGD(model.parameters(), lr=0.1), x)
     grower.step(live, x)
@@ -403,17 +404,12 @@ def test_dyno_rounds_widths_and_cools_down() -> None:
     x, _ = next(batches(1, size=300))
     live = netir.Live(model, torch.optim.SGD(model.parameters(), lr=0.1), x)
 
-    def sleep(first: int) -> None:
-        with torch.no_grad():
-            model[0].weight[first:] = 0  # type: ignore[index,operator]
-            model[0].bias[first:] = 0  # type: ignore[index,operator]
-
     grower.step(live, x)
-    sleep(7)
+    sleep(model, 7)
     found = {e.space: e.after for e in grower.step(live, x)}
     assert found["0"] == 8, "8 of 12 are enough: ⌊12 (0.97 - 7/12)⌋ = 4 go"
     assert grower.step(live, x) == []
-    sleep(3)
+    sleep(model, 3)
     assert grower.step(live, x) == [], "within the cool-down"
     assert grower.step(live, x)
 
