@@ -138,7 +138,8 @@ class Reader:
         known = [self._types[o] for o in operands if o is not None]
         made = op.infer(*(None if o is None else self._types[o] for o in operands))
         single = made if isinstance(made, TensorType) else kind
-        (result,) = self._add(node.name, op, operands, (single,))
+        over = operands[:1] == [self.operand(into)]
+        (result,) = self._add(node.name, op, operands, (single,), over)
         results = known if made is None else [single]
         if any(t.dtype != kind.dtype for t in results if t.dtype.is_floating_point):
             result = self._cast(result, kind)
@@ -186,9 +187,14 @@ class Reader:
         return found
 
     def _add(
-        self, name: str, op: Op, operands: Iterable[str | None], types: tuple[TensorType, ...]
+        self,
+        name: str,
+        op: Op,
+        operands: Iterable[str | None],
+        types: tuple[TensorType, ...],
+        in_place: bool = False,
     ) -> tuple[str, ...]:
-        node = Node(self._free(name), op, tuple(operands), types, self._where)
+        node = Node(self._free(name), op, tuple(operands), types, self._where, in_place)
         folded = self._folded(node)
         if folded is not None:
             names = tuple(f"@{result}" for result in node.results)

@@ -67,7 +67,8 @@ class Node:
     An operand is the name of a value, `@` and the name of a parameter, or None where an optional
     operand is left out. The value of a node with one result bears the node's name, the values of
     a node with several are `name.0`, `name.1` and so on. `scope` is the path of the module that
-    the node came from.
+    the node came from. `in_place` tells that the model wrote the result over the first operand,
+    which changes no value; a lowered module does so too where nothing else needs the operand.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Node:
     operands: tuple[str | None, ...]
     types: tuple[TensorType, ...]
     scope: str = ""
+    in_place: bool = False
 
     @cached_property
     def results(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from netir.errors import NetirError, blaming, first_line
 from netir.evaluate import behind, bound
 from netir.ir import Graph, Node, Record, Ref, Tree, leaves
 from netir.lower.modules import FORMS, Owners, Place
+from netir.lower.overwrite import overwrites, write_over
 
 
 class Writer:
@@ -147,7 +148,10 @@ class Writer:
             return op.to_torch(*operands, training=self._attribute("training"))
         if op.placed:
             return op.to_torch(*operands, device=self._device(), dtype=self._dtype(op))
-        return op.to_torch(*operands)
+        found = op.to_torch(*operands)
+        if node.in_place and overwrites(self._graph, node):
+            write_over(found.node)
+        return found
 
     def _operand(self, operand: str) -> Any:
         if operand not in self._values:

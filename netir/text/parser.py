@@ -5,7 +5,7 @@
            | ("param" | "buffer" | "const") @name ":" type ["frozen" | "trainable"]
            | "alias" @name "=" @name
            | %name "=" OP "(" operand, … ")" ["{" attribute "=" value, … "}"]
-             ":" type, … ["at" STRING]
+             ":" type, … ["in_place"] ["at" STRING]
 
 An argument is `%x: f32[batch, 3]`, or `name=tree` where it is more than one tensor of its own
 name. The types of all results are inferred anew, and must be those that the text gives.
@@ -220,11 +220,14 @@ class _Parser:
         types = [read_type(tokens)]
         while tokens.take(","):
             types.append(read_type(tokens))
+        in_place = tokens.kind == "word" and tokens.text == "in_place"
+        if in_place:
+            tokens.next()
         scope = ""
         if tokens.kind == "word" and tokens.text == "at":
             tokens.next()
             scope = tokens.string("a path in quotes")
-        node = Node(name, op, operands, tuple(types), scope)
+        node = Node(name, op, operands, tuple(types), scope, in_place)
         self._check(node, op_place)
         self._nodes[name] = node
         for result, kind in zip(node.results, node.types, strict=True):

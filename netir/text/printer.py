@@ -52,7 +52,9 @@ def _node(node: Node, shown: dict[TensorType, str]) -> str:
     operands = ", ".join(map(show_operand, node.operands))
     place = f" at {quote(node.scope)}" if node.scope else ""
     attributes = show_attributes(node.op)
-    return f"  %{show_name(node.name)} = {node.op.name}({operands}){attributes} : {types}{place}"
+    over = " in_place" if node.in_place else ""
+    head = f"  %{show_name(node.name)} = {node.op.name}({operands}){attributes}"
+    return f"{head} : {types}{over}{place}"
 
 
 def show_attributes(op: Op) -> str:

@@ -1,0 +1,35 @@
+"""Writes in place, kept where the model had them: they save the memory of a result, and time."""
+
+from __future__ import annotations
+
+import operator
+
+import torch.nn.functional as F
+from torch import fx
+
+from netir.ir import Graph, Node
+
+_OPTIONAL = frozenset({F.relu, F.relu6, F.hardtanh, F.leaky_relu, F.elu, F.celu, F.selu, F.silu,
+                       F.mish, F.hardswish, F.hardsigmoid})  # fmt: skip
+"""The functions that write in place if they are told to."""
+
+
+def overwrites(graph: Graph, node: Node) -> bool:
+    """Whether nothing but this node needs its first operand, and its result fits there."""
+    first = node.operands[0]
+    source = graph.nodes.get(first or "")
+    return (
+        source is not None
+        and source.op.spare
+        and source.types == node.types
+        and len(graph.users[source.name]) == 1
+        and source.name not in graph.outputs
+    )
+
+
+def write_over(call: fx.Node) -> None:
+    """Have a call write its result over its first argument, where torch has that."""
+    if call.target in _OPTIONAL:
+        call.update_kwarg("inplace", True)
+    elif call.target is operator.add:
+        call.op, call.target = "call_method", "add_"
