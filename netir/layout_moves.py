@@ -105,14 +105,17 @@ def _product(layout: Layout, moves: list[AxisMove | None]) -> AxisMove:
 
 
 def _open_product(sizes: list[int], moves: list[AxisMove | None]) -> AxisMove:
-    """The move of a product with one factor of open size: what changes, one after the other."""
+    """The move of a product with factors of open size: what changes, one after the other."""
     steps: list[AxisMove] = []
     now = list(sizes)
     for position, move in enumerate(moves):
         if move is not None:
             outer, inner = _times(now[:position]), _times(now[position + 1 :])
-            if sizes.count(-1) > 1:
-                raise NetirError("an axis with two open sizes cannot change")
+            if outer == inner == -1:
+                raise NetirError(
+                    "an axis cannot change between two open sizes",
+                    fix="trace the model with a fixed size for one of them",
+                )
             steps.append(Within(move, outer, sizes[position], inner))
             now[position] = move.size
     return steps[0] if len(steps) == 1 else Chain(tuple(steps))
@@ -174,5 +177,5 @@ def _int(layout: Layout) -> int:
 
 
 def _times(sizes: list[int]) -> int:
-    """The product of sizes, of which one may be open (-1)."""
+    """The product of sizes; open (-1) if one of them is."""
     return -1 if -1 in sizes else prod(sizes)

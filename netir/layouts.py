@@ -332,11 +332,12 @@ def _piece(size: int, reason: str | None) -> Layout:
     return () if size == 1 else (Atom(size, reason),)
 
 
-def regroup(terms: Layout, sizes: tuple[Dim, ...]) -> list[Layout | None]:
+def regroup(terms: Layout, sizes: tuple[Dim, ...]) -> tuple[list[Layout | None], Layout]:
     """The terms of several axes dealt out to new axes of the given sizes, None where impossible.
 
     The dealing goes from the innermost axis outwards and, where that gets stuck, from the
-    outermost inwards, so that one strange axis spoils no more than it must.
+    outermost inwards, so that one strange axis spoils no more than it must. The terms in the
+    middle that make up no axes are told too.
     """
     found: list[Layout | None] = [None] * len(sizes)
     rest = list(resolve(terms))
@@ -356,10 +357,7 @@ def regroup(terms: Layout, sizes: tuple[Dim, ...]) -> list[Layout | None]:
         if taken is None:
             break
         found[first] = taken
-    if any(layout is None for layout in found):
-        for term in rest:
-            freeze((term,), "a reshape that cannot be expressed")
-    return found
+    return found, tuple(rest)
 
 
 def _take_first(rest: list[Term], size: Dim) -> Layout | None:

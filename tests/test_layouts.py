@@ -117,17 +117,17 @@ def test_cut_of_a_product_is_at_whole_blocks() -> None:
 def test_equal_parts_become_a_product() -> None:
     """Three concatenated parts dealt out as three: the parts are one space."""
     parts = [one(4), one(4), one(4)]
-    found = regroup(concat(parts), (3, 4))
+    found, _ = regroup(concat(parts), (3, 4))
     assert found[1] is not None
     assert all(resolve(p) == resolve(found[1]) for p in parts)
 
 
 def test_channel_shuffle_is_a_product_turned_round() -> None:
     channels = one(12)
-    groups, each = regroup(channels, (3, 4))
+    (groups, each), _ = regroup(channels, (3, 4))
     assert groups is not None
     assert each is not None
-    (back,) = regroup(each + groups, (12,))
+    (back,), _ = regroup(each + groups, (12,))
     assert back == each + groups
     assert resolve(channels) == groups + each
 
@@ -135,7 +135,7 @@ def test_channel_shuffle_is_a_product_turned_round() -> None:
 def test_unequal_parts_share_the_head_size() -> None:
     """Queries, keys and values in one axis, 12, 4 and 4 heads of 64."""
     query, key, value = one(12 * 64), one(4 * 64), one(4 * 64)
-    heads, size = regroup(concat([query, key, value]), (20, 64))
+    (heads, size), _ = regroup(concat([query, key, value]), (20, 64))
     assert show(heads or ()) == "[12 | 4 | 4]"
     assert size is not None
     assert all(resolve(part)[-1:] == resolve(size) for part in (query, key, value))
@@ -143,7 +143,7 @@ def test_unequal_parts_share_the_head_size() -> None:
 
 def test_regroup_with_a_symbolic_batch() -> None:
     batch, channels = one(symbol("batch")), one(12)
-    found = regroup(batch + one(5) + channels, (symbol("batch") * 5, 3, 4))
+    found, _ = regroup(batch + one(5) + channels, (symbol("batch") * 5, 3, 4))
     assert [show(f or ()) for f in found] == ["batch·5", "3", "4"]
     assert show(channels) == "3·4"
 
@@ -151,32 +151,31 @@ def test_regroup_with_a_symbolic_batch() -> None:
 def test_regroup_merges_a_symbolic_batch_with_heads() -> None:
     batch = symbol("batch")
     heads, size = one(4), one(8)
-    merged, length, last = regroup(one(batch) + heads + one(7) + size, (batch * 4, 7, 8))
+    (merged, length, last), _ = regroup(one(batch) + heads + one(7) + size, (batch * 4, 7, 8))
     assert show(merged or ()) == "batch·4"
     assert resolve(last or ()) == resolve(size)
-    back = regroup((merged or ()) + (length or ()) + (last or ()), (batch, 4, 7, 8))
+    back, _ = regroup((merged or ()) + (length or ()) + (last or ()), (batch, 4, 7, 8))
     assert resolve(back[1] or ()) == resolve(heads)
 
 
-def test_what_cannot_be_expressed_freezes_and_nothing_else() -> None:
-    first, second, third = one(4), one(6), one(5)
-    found = regroup(first + second + third, (6, 4, 5))
-    assert found[0] is None
-    assert resolve(found[2] or ()) == resolve(third)
-    assert not frozen(third)
-    assert frozen(first)
+def test_what_cannot_be_expressed_is_told_and_nothing_else() -> None:
+    first, second, third, fourth = one(2), one(4), one(6), one(5)
+    found, rest = regroup(first + second + third + fourth, (2, 6, 4, 5))
+    assert found[1] is found[2] is None
+    assert [resolve(f or ()) for f in (found[0], found[3])] == [resolve(first), resolve(fourth)]
+    assert rest == second + third
 
 
 def test_an_axis_of_one_index_is_the_empty_product() -> None:
-    outer, middle, last = regroup(one(4), (1, 4, 1))
+    (outer, middle, last), _ = regroup(one(4), (1, 4, 1))
     assert (outer, last) == ((), ())
     assert show(middle or ()) == "4"
 
 
 def test_a_reshape_and_back_changes_no_space() -> None:
     a, b = one(6), one(10)
-    merged = regroup(a + b, (60,))
-    back = regroup(merged[0] or (), (6, 10))
+    merged, _ = regroup(a + b, (60,))
+    back, _ = regroup(merged[0] or (), (6, 10))
     assert [resolve(x or ()) for x in back] == [resolve(a), resolve(b)]
 
 

@@ -46,6 +46,7 @@ APART: dict[str, Call] = {
     "over what a gradient reads": lambda h, x: F.relu_(h.sigmoid().clone()),
     "over an input": lambda h, x: F.relu_(x.clone()) + h,
     "scaled": lambda h, x: h.mul_(x.detach()),
+    "copied onto itself": lambda h, x: (total := h + x).copy_(total),
 }
 """What must not, or was not."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch.nn.functional as F
 from torch import fx
@@ -27,8 +28,11 @@ def overwrites(graph: Graph, node: Node) -> bool:
     )
 
 
-def write_over(call: fx.Node) -> None:
-    """Have a call write its result over its first argument, where torch has that."""
+def write_over(made: Any, operand: fx.Proxy) -> None:
+    """Have the call that was written write over the operand, if that is what it reads first."""
+    if not isinstance(made, fx.Proxy) or made.node.args[:1] != (operand.node,):
+        return  # as where an op gives its operand back
+    call = made.node
     if call.target in _OPTIONAL:
         call.update_kwarg("inplace", True)
     elif call.target is operator.add:

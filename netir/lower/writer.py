@@ -150,7 +150,7 @@ class Writer:
             return op.to_torch(*operands, device=self._device(), dtype=self._dtype(op))
         found = op.to_torch(*operands)
         if node.in_place and overwrites(self._graph, node):
-            write_over(found.node)
+            write_over(found, operands[0])
         return found
 
     def _operand(self, operand: str) -> Any:

@@ -26,12 +26,11 @@ class Reshape(Op):
     def layouts(self, site: Any) -> Any:
         old, sizes = site.shape(0), site.node.types[0].shape
         kept = _kept(old, sizes)
-        found = [*old[:kept], *regroup(sum(map(resolve, old[kept:]), ()), sizes[kept:])]
-        if None in found:
-            for layout in old:
-                site.freeze(layout, f"cannot be divided into ({', '.join(map(str, sizes))})")
-            found = [site.extent(s) if f is None else f for f, s in zip(found, sizes, strict=True)]
-        shape = tuple(found)
+        found, rest = regroup(sum(map(resolve, old[kept:]), ()), sizes[kept:])
+        site.freeze(rest, f"cannot be divided into ({', '.join(map(str, sizes))})")
+        dealt = [site.extent(size) if layout is None else layout
+                 for layout, size in zip(found, sizes[kept:], strict=True)]  # fmt: skip
+        shape = (*old[:kept], *dealt)
         site.derive("shape", shape)
         return [shape]
 

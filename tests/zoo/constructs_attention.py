@@ -369,6 +369,42 @@ class AdditiveAttention(nn.Module):
         return self.head(weights @ memory)
 
 
+class RelativeShift(nn.Module):
+    """Transformer-XL: scores by distance, padded and dealt out anew so that every row shifts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(5, 12) for _ in range(3))
+        self.distance = nn.Parameter(torch.randn(3, 7, 4))
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (layer(x).view(-1, 7, 3, 4).transpose(1, 2)
+                             for layer in (self.query, self.key, self.value))  # fmt: skip
+        shifted = F.pad(query @ self.distance.transpose(1, 2), (1, 0))
+        shifted = shifted.reshape(-1, 3, 8, 7)[:, :, 1:].reshape(-1, 3, 7, 7)
+        scores = (query @ key.transpose(2, 3) + shifted).softmax(-1)
+        return self.head((scores @ value).transpose(1, 2).flatten(2))
+
+
+class SpanKernels(nn.Module):
+    """ConvBERT: every token's heads weigh what is around it, by a kernel that the token makes.
+
+    Batch, tokens and heads become one axis, of which two sizes are open.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.value = nn.Linear(5, 2 * 3), nn.Linear(5, 2 * 6)
+        self.head = nn.Linear(2 * 6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.kernel(x).reshape(-1, 3, 1).softmax(1)
+        value = F.pad(self.value(x), (0, 0, 1, 1)).unfold(1, 3, 1)
+        mixed = value.reshape(-1, 6, 3) @ weights
+        return self.head(torch.tanh(mixed.reshape(-1, x.shape[1], 2 * 6)))
+
+
 TOKENS = floats(2, 7, 5)
 
 ATTENTION = catalogue(
@@ -393,4 +429,6 @@ ATTENTION = catalogue(
     einsum_attention=recipe(EinsumAttention, TOKENS),
     attention_pooling=recipe(AttentionPooling, TOKENS, flags(2, 7)),
     additive_attention=recipe(AdditiveAttention, TOKENS, floats(2, 9, 6)),
+    relative_shift=recipe(RelativeShift, TOKENS),
+    span_kernels=recipe(SpanKernels, TOKENS, dynamic={"x": {1: "n"}}),
 )
