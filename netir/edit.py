@@ -141,7 +141,7 @@ class Edit:
         for name in sorted(self._users.get(old, set()) - left):
             node = self._nodes[name]
             operands = tuple(new if o == old else o for o in node.operands)
-            self._nodes[name] = replace(node, operands=operands)
+            self._nodes[name] = _reading(node, operands)
             self._users[old].discard(name)
             self._users.setdefault(new, set()).add(name)
         self._output = renamed(self._output, lambda name: new if name == old else name)
@@ -205,7 +205,7 @@ class Edit:
         for operand in given:
             if operand is not None:
                 self._users.setdefault(operand, set()).add(name)
-        self._nodes[name] = replace(node, operands=given)
+        self._nodes[name] = _reading(node, given)
         self.log.append(f"reconnect {name}")
 
     def bound(self, name: str, value: float, shift: float = 0.0) -> None:
@@ -307,6 +307,12 @@ class Edit:
             return node
         made = (found,) if isinstance(found, TensorType) else tuple(found)
         return node if made == node.types else replace(node, types=made)
+
+
+def _reading(node: Node, operands: tuple[str | None, ...]) -> Node:
+    """A node with other operands; over another first one the model has not written."""
+    in_place = node.in_place and operands[:1] == node.operands[:1]
+    return replace(node, operands=operands, in_place=in_place)
 
 
 def _owner(param: str) -> str:

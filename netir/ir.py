@@ -68,7 +68,7 @@ class Node:
     operand is left out. The value of a node with one result bears the node's name, the values of
     a node with several are `name.0`, `name.1` and so on. `scope` is the path of the module that
     the node came from. `in_place` tells that the model wrote the result over the first operand,
-    which changes no value; a lowered module does so too where nothing else needs the operand.
+    which changes no value; a lowered module may do so too (lower/overwrite.py).
     """
 
     name: str

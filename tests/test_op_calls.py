@@ -44,7 +44,7 @@ CALLS: tuple[tuple[Callable[..., Any], tuple[Tensor, ...], Op], ...] = (
     (lambda x: x.unflatten(1, (2, 2)), (X,), op("reshape", shape=(B, 2, 2, 6))),
     (lambda x: x.narrow(1, 1, 2), (X,), op("slice", dim=1, start=1, end=3)),
     (lambda x: x[:, -2:], (X,), op("slice", dim=1, start=2, end=4)),
-    (lambda x: x[..., ::2], (X,), op("slice", dim=2, start=0, end=5, step=2)),
+    (lambda x: x[..., ::2], (X,), op("slice", dim=2, start=0, end=6, step=2)),
     (lambda x: x.chunk(2, 1)[0], (X,), op("split", sizes=(2, 2), dim=1)),
     (lambda x: x.repeat(1, 2, 1), (X,), op("repeat", repeats=(1, 2, 1))),
     (lambda x: x.tile(2), (X,), op("repeat", repeats=(1, 1, 2))),

@@ -17,11 +17,11 @@ _OPTIONAL = frozenset({F.relu, F.relu6, F.hardtanh, F.leaky_relu, F.elu, F.celu,
 
 def overwrites(graph: Graph, node: Node) -> bool:
     """Whether nothing but this node needs its first operand, and its result fits there."""
-    first = node.operands[0]
+    first = node.operands[0] if node.operands else None
     source = graph.nodes.get(first or "")
     return (
         source is not None
-        and source.op.spare
+        and source.op.overwritable
         and source.types == node.types
         and len(graph.users[source.name]) == 1
         and source.name not in graph.outputs

@@ -60,7 +60,7 @@ class Add(Arithmetic):
     """`x + alpha * y`."""
 
     name = "add"
-    spare = True
+    overwritable = True
     onnx = "Add"
     aten = ("add.Tensor", "add.Scalar")
     alpha: Number = 1
@@ -82,7 +82,7 @@ class Sub(Arithmetic):
     """`x - alpha * y`."""
 
     name = "sub"
-    spare = True
+    overwritable = True
     onnx = "Sub"
     aten = ("sub.Tensor", "sub.Scalar", "subtract.Tensor", "subtract.Scalar")
     alpha: Number = 1

@@ -76,8 +76,9 @@ class Op:
     """Whether `to_torch` gives a tuple even where there is one result."""
     ties: ClassVar[bool] = False
     """Whether it tells places that are not defined where values are equal."""
-    spare: ClassVar[bool] = False
-    """Whether its result may be written over: it is new memory that no gradient of it reads."""
+    overwritable: ClassVar[bool] = False
+    """Whether its only reader may write over its result: always new memory, which no gradient of
+    the op reads."""
     placed: ClassVar[bool] = False
     """Whether it makes a tensor out of numbers, and `to_torch` is told `device` and `dtype`."""
 

@@ -21,7 +21,7 @@ class Conv(Op):
     """Slide `weight` over `x`; each of `groups` output blocks reads its own input block."""
 
     name = "conv"
-    spare = True
+    overwritable = True
     aten = (
         "conv1d.default", "conv2d.default", "conv3d.default",
         "conv1d.padding", "conv2d.padding", "conv3d.padding",
@@ -109,7 +109,7 @@ class ConvTranspose(Op):
     """The transpose of `conv`: every input position adds a copy of `weight` to the output."""
 
     name = "conv_transpose"
-    spare = True
+    overwritable = True
     aten = ("conv_transpose1d.default", "conv_transpose2d.input", "conv_transpose3d.input")
     letters = {"g": "groups"}
     rank: int = 2

@@ -30,7 +30,7 @@ class Linear(Op):
     """`x @ weight.T + bias` over the last axis."""
 
     name = "linear"
-    spare = True
+    overwritable = True
     aten = ("linear.default",)
 
     @property

@@ -23,7 +23,7 @@ class BatchNorm(Op):
     """
 
     name = "batch_norm"
-    spare = True
+    overwritable = True
     modal = True
     aten = ("batch_norm.default",)
     fills = {1: 1.0, 4: 1.0}
@@ -82,7 +82,7 @@ class InstanceNorm(Op):
     """Normalise every channel of every sample over its positions."""
 
     name = "instance_norm"
-    spare = True
+    overwritable = True
     aten = ("instance_norm.default",)
     fills = {1: 1.0, 4: 1.0}
     use_input_stats: bool = True
@@ -159,7 +159,7 @@ class LayerNorm(_LastAxes):
     """Subtract the mean and divide by the deviation over the last axes."""
 
     name = "layer_norm"
-    spare = True
+    overwritable = True
     aten = ("layer_norm.default",)
 
     def to_torch(
@@ -207,7 +207,7 @@ class GroupNorm(Op):
     """Normalise over the channels of each of `num_groups` groups and over all positions."""
 
     name = "group_norm"
-    spare = True
+    overwritable = True
     aten = ("group_norm.default",)
     fills = {1: 1.0}
     letters = {"g": "num_groups"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from netir.dims import same
-from netir.layouts import Layout, concat, cut, size_of
+from netir.layouts import Layout, concat, cut, size_of, split_layout
 from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, expect
 
 if TYPE_CHECKING:
@@ -62,10 +62,13 @@ class Slice(Op):
             if self.end is not None:
                 site.derive("end", layout)
             return layout
-        if self.step != 1 or not isinstance(self.start, int) or not isinstance(self.end, int):
+        if not isinstance(self.start, int) or not isinstance(self.end, int):
             return None
         if not isinstance(total, int):
             return None
+        if self.step > 1:
+            whole = self.start < self.step and self.end == total
+            return self._every(site, layout) if whole else None
         bounds = (0, self.start, self.end, total)
         sizes = tuple(b - a for a, b in pairwise(bounds))
         pieces = cut_all(layout, tuple(s for s in sizes if s))
@@ -77,6 +80,15 @@ class Slice(Op):
             site.derive("start", before)
         site.derive("end", concat([before, piece]) if before is not None else piece)
         return piece
+
+    def _every(self, site: Any, layout: Layout) -> Layout | None:
+        """One of every `step` indices of an axis that these divide: only the `step` is fixed."""
+        pieces = split_layout(layout, self.step)
+        if pieces is None:
+            return None
+        site.freeze(pieces[1], f"one of every {self.step} indices is picked")
+        site.derive("end", layout)
+        return pieces[0]
 
     def linear(self) -> bool:
         return True
@@ -113,7 +125,7 @@ class Slice(Op):
             start = min(max(start, 0), size)
         end = start + made * step
         if step > 1:
-            end = start + (made - 1) * step + 1
+            end = size if made * step == size else start + (made - 1) * step + 1
         return cls(dim, start, end, step)
 
 
