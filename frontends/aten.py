@@ -153,7 +153,7 @@ class Reader:
         base = target._opname
         if call is not None and base in ("fill_", "zero_") and len(call.operands) == 1:
             return Full(kind.shape, call.options.get("value", 0), kind.dtype), []
-        if call is not None and base == "copy_":
+        if call is not None and base in ("copy_", "fill_") and len(call.operands) == 2:
             return self._copied(call, kind)
         op = None if call is None else self._declared(call, target, shape=kind.shape)
         if call is None or op is None:

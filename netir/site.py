@@ -201,10 +201,12 @@ class Site:
             if axis == FREE:
                 shape.append(extents[size])
                 continue
-            layout = row[axis]
+            layout = seen = row[axis]
             if not layout or (layout[0].size if len(layout) == 1 else size_of(layout)) != size:
                 layout = self.fresh(size)
-                row[axis] = row[axis] or layout
+                row[axis] = seen or layout
+                if seen and layout:
+                    self.freeze(seen + layout, "sizes meet that are equal only when it runs")
             shape.append(layout)
         return tuple(shape)
 

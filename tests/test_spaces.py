@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import netir
+from netir.errors import NetirWarning
 from netir.layouts import resolve
 from netir.spaces import Space, analyse
 from tests.zoo.traced import NAMES, traced
@@ -96,6 +98,42 @@ def test_an_lstm_has_one_hidden_space_for_all_gates() -> None:
         "lstm.weight_ih_l0:0", "lstm.weight_hh_l0:0", "lstm.weight_hh_l0:1",
         "lstm.bias_ih_l0:0", "lstm.bias_hh_l0:0", "head.weight:1",
     }  # fmt: skip
+
+
+class Chunks(nn.Module):
+    """Tokens in chunks, with a mask of numbers whose size is that of a chunk only in the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, _ = x.shape
+        x = F.pad(x, (0, 0, 0, (4 - tokens % 4) % 4))
+        x = x.reshape(batch, x.shape[1] // 4, -1, 6)
+        return self.head(x * torch.arange(4.0)[:, None])
+
+
+def test_a_size_that_is_equal_only_in_the_end_is_frozen() -> None:
+    x = torch.randn(2, 7, 6)
+    with pytest.warns(NetirWarning, match="does not fit every size"):
+        graph = netir.trace(Chunks().eval(), (x,), dynamic={"x": {1: "n"}})
+    (found,) = (s for s in graph.spaces() if s.name == "unsqueeze")
+    assert "equal only when it runs" in found.reason
+
+
+def test_what_is_between_two_open_sizes_is_frozen() -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.head = nn.Linear(5, 12), nn.Linear(12, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            flat = self.inner(x).transpose(1, 2).reshape(-1).tanh()
+            return self.head(flat.view(-1, 12, x.shape[1]).transpose(1, 2))
+
+    graph = netir.trace(Flat().eval(), (torch.randn(2, 9, 5),), dynamic={"x": {1: "n"}})
+    assert "between two open sizes" in graph.spaces()[0].reason
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -36,7 +36,9 @@ class BatchNorm(Op):
         steady = len(operands) > 3 and operands[3] is not None
         if steady:
             return site.apply("n c ..., c, c, c, c -> n c ...")
-        return site.apply("_ c _*, c, c, c, c -> _ c _*")  # its own statistics mix positions
+        places = "defgh"[: site.node.types[0].rank - 2]  # its own statistics mix them
+        mixed = " ".join(f"{place}!" for place in places)
+        return site.apply(f"n! c {mixed}, c, c, c, c -> n c {' '.join(places)}")
 
     def infer(self, x: TensorType, *vectors: TensorType | None) -> TensorType:
         for vector in vectors:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from netir.dims import divide
+from netir.dims import Sym, divide
 from netir.layouts import Layout, regroup, resolve, size_of
 from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, expect, product
 
@@ -30,6 +30,8 @@ class Reshape(Op):
         site.freeze(rest, f"cannot be divided into ({', '.join(map(str, sizes))})")
         dealt = [site.extent(size) if layout is None else layout
                  for layout, size in zip(found, sizes[kept:], strict=True)]  # fmt: skip
+        for layout in dealt:
+            site.freeze(_between_open(layout), "it is between two open sizes of one axis")
         shape = (*old[:kept], *dealt)
         site.derive("shape", shape)
         return [shape]
@@ -60,6 +62,13 @@ class Reshape(Op):
     def from_aten(cls, call: AtenCall) -> Op | None:
         del call.operands[1:]
         return cls(call.results[0].shape)
+
+
+def _between_open(layout: Layout) -> Layout:
+    """The terms of an axis that have sizes on both sides which only the network's inputs tell."""
+    terms = resolve(layout)
+    places = [place for place, term in enumerate(terms) if isinstance(term.size, Sym)]
+    return terms[places[0] : places[-1]] if len(places) > 1 else ()
 
 
 @dataclass(frozen=True)

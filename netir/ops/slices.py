@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from netir.dims import same
+from netir.dims import evaluate, same, symbols
 from netir.layouts import Layout, concat, cut, size_of, split_layout
 from netir.ops.base import AtenCall, Dim, Op, Tensor, TensorType, expect
 
@@ -102,7 +102,8 @@ class Slice(Op):
         return replace(self, end=None) if self.end == operands[0].shape[self.dim] else self
 
     def to_torch(self, x: Tensor) -> Tensor:
-        if self.start == 0 and self.end is None and self.step == 1:
+        first = isinstance(self.start, int) and self.start == 0  # open sizes are not compared here
+        if first and self.end is None and self.step == 1:
             return x
         where = (slice(None),) * self.dim
         return x[(*where, slice(self.start, self.end, self.step if self.step > 1 else None))]
@@ -120,13 +121,19 @@ class Slice(Op):
         step, size = call.options.get("step", 1), call.types[0].shape[dim]
         made = call.results[0].shape[dim]
         start = call.options.get("start") or 0
-        start = start if not isinstance(start, int) or start >= 0 else start + size
+        if _counts_from_end(start):
+            start = start + size
         if isinstance(start, int) and isinstance(size, int):
             start = min(max(start, 0), size)
         end = start + made * step
         if step > 1:
             end = size if made * step == size else start + (made - 1) * step + 1
         return cls(dim, start, end, step)
+
+
+def _counts_from_end(index: Dim) -> bool:
+    """Whether an index is negative; one of open size, when that is large."""
+    return bool(evaluate(index, dict.fromkeys(symbols(index), 1 << 20)) < 0)
 
 
 @dataclass(frozen=True)

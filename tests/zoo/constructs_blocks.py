@@ -328,6 +328,32 @@ class SpatialTransformer(nn.Module):
         return self.head(F.grid_sample(x, grid, align_corners=False))
 
 
+class InterleavedGate(nn.Module):
+    """Gates and values side by side, every second channel each, and one token set to a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.down = nn.Linear(6, 2 * 10), nn.Linear(10, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = self.both(x)
+        x = both[..., ::2].sigmoid() * both[..., 1::2]
+        x[:, 0] = 0.5
+        return self.down(x)
+
+
+class OpenTail(nn.Module):
+    """The last half of an open number of tokens, and the first, by indices of open size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(6, 10), nn.Linear(10, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, half = torch.tanh(self.inner(x)), x.shape[1] // 2
+        return self.head(x[:, -half:].sum(1) - x[:, half:-1].sum(1) + x[:, :half].sum(1))
+
+
 BLOCKS = catalogue(
     channel_shuffle=recipe(ChannelShuffle, floats(2, 3, 6, 6)),
     native_shuffle=recipe(NativeShuffle, floats(2, 3, 6, 6)),
@@ -347,4 +373,6 @@ BLOCKS = catalogue(
     diffusion_time=recipe(DiffusionTime, floats(2, 3, 6, 6), floats(2)),
     coord_conv=recipe(CoordConv, floats(2, 3, 6, 6)),
     spatial_transformer=recipe(SpatialTransformer, floats(2, 3, 6, 6)),
+    interleaved_gate=recipe(InterleavedGate, floats(2, 7, 6)),
+    open_tail=recipe(OpenTail, floats(2, 7, 6), dynamic={"x": {1: "n"}}),
 )

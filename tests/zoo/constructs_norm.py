@@ -104,6 +104,15 @@ class StandardisedConv(nn.Conv2d):
         return F.conv2d(x, (self.weight - mean) / spread, self.bias, padding=self.padding)
 
 
+class BatchStandardisedConv(nn.Conv2d):
+    """BiT: the weight is standardised by batch norm, one channel for each output unit."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(flat, None, None, training=True, momentum=0.0)
+        return F.conv2d(x, weight.reshape_as(self.weight), self.bias, padding=self.padding)
+
+
 class BatchNorms(nn.Module):
     """Batch norm without affine, without statistics, without bias; on rows, in 1-d, eps 1e-3."""
 
@@ -287,6 +296,9 @@ NORM = catalogue(
         nn.Linear(5, 10), parametrizations.orthogonal(nn.Linear(10, 10)), nn.SiLU(),
         nn.Linear(10, 4)), TOKENS),
     standardised_conv=recipe(lambda: Between(StandardisedConv(10, 10, 3, padding=1)), IMAGE),
+    batch_standardised_conv=recipe(
+        lambda: Between(BatchStandardisedConv(10, 10, 3, padding=1)), IMAGE
+    ),
     reductions=recipe(Reductions, TOKENS),
     statistics=recipe(Statistics, TOKENS),
     channel_softmax=recipe(ChannelSoftmax, TOKENS),
