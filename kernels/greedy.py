@@ -19,6 +19,8 @@ def most_alike(gram: Tensor, count: int) -> Tensor:
     leaves exactly what adding up the others would give; in float32 others would be picked.
     """
     size = len(gram)
+    if gram.is_complex():
+        raise ValueError(f"a matrix of real numbers is needed, not of {gram.dtype}")
     if gram.shape != (size, size) or not bool(gram.sum(dtype=torch.float64).isfinite()):
         raise ValueError(f"a finite square matrix is needed, not {tuple(gram.shape)}")
     if not 0 <= count <= size:

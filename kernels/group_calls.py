@@ -204,10 +204,10 @@ def field_norm(
     if recording():
         seen: Tensor = field_norm_op(*given, ambient, momentum, eps)
         return seen
-    elements = elements or group(ambient).order
+    elements, fields = elements or order_of(ambient), len(mean)
+    check_fields(x, ambient, elements, fields)
     if not training:
         return _normed(x, given[1:], elements, eps)
-    fields = len(mean)
     if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
         last = x.permute(0, 2, 3, 1)
         rows = last.reshape(-1, fields)
@@ -256,6 +256,7 @@ def ordered_pool(
     if recording():
         made: Tensor = group_pool_op(x, over, ambient, kind)
         return made
+    check_fields(x, ambient, len(order))
     fields = x.unflatten(1, (len(order), -1))
     if list(order) != sorted(order):
         fields = fields[:, list(order)]
@@ -263,6 +264,12 @@ def ordered_pool(
     pooled = apart.mean(2) if kind == "mean" else apart.amax(2)
     flat: Tensor = pooled.flatten(1, 2)
     return flat
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def order_of(ambient: str) -> int:
+    """How many elements a group has, which a compiler takes as it is."""
+    return group(ambient).order
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -286,6 +293,18 @@ def group_pool_op(x: Tensor, over: str, ambient: str, kind: str) -> Tensor:
 def _(x: Tensor, over: str, ambient: str, kind: str) -> Tensor:
     elements, rows = group(ambient).order, coset_order(over, ambient)[1]
     return x.new_empty(x.shape[0], x.shape[1] // elements * rows, *x.shape[2:])
+
+
+def check_fields(x: Tensor, ambient: str, elements: int, fields: int | None = None) -> None:
+    """Raise unless the channels are fields of a group, and so many where that is known."""
+    channels: object = x.shape[1]
+    if not isinstance(channels, int):
+        return  # a stand-in, or an open size
+    if channels % elements if fields is None else channels != elements * fields:
+        known = "no fields" if fields is None else f"not {fields} fields"
+        raise ValueError(
+            f"{channels} channels are {known} of {ambient}, which has {elements} elements"
+        )
 
 
 def check_grid(map: Sequence[object], kernel: int, stride: int, padding: int) -> None:

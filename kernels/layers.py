@@ -8,6 +8,7 @@ each has a group of its own inside it, and is equivariant to exactly that.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -16,9 +17,11 @@ from torch import Tensor, nn
 from netir.kernels.bank import Remembered
 from netir.kernels.group_calls import (
     Dense,
+    check_fields,
     check_grid,
     coset_order,
     field_norm,
+    order_of,
     ordered_pool,
     planned_conv,
 )
@@ -56,6 +59,7 @@ class MixedGroupConv2d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        _expect_whole(kernel_size=kernel_size, stride=stride, padding=padding)
         self._build(Plan(tuple(groups), kernel_size, lifting, ambient), fields_in, fields_out,
                     stride, padding, bias, device, dtype)  # fmt: skip
         weights = [w.detach() for w in self._all("weight")]
@@ -154,6 +158,7 @@ class GroupConv2d(MixedGroupConv2d):
         dtype: torch.dtype | None = None,
     ) -> None:
         nn.Module.__init__(self)
+        _expect_whole(kernel_size=kernel_size, stride=stride, padding=padding)
         self._build(Plan((group,), kernel_size, lifting, ambient), fields_in, fields_out,
                     stride, padding, bias, device, dtype)  # fmt: skip
 
@@ -227,6 +232,7 @@ class EquivariantAvgPool2d(nn.AvgPool2d):
 
     def __init__(self, kernel_size: int, stride: int | None = None, padding: int = 0) -> None:
         super().__init__(kernel_size, stride, padding)
+        _expect_whole(kernel_size=kernel_size, stride=stride or kernel_size, padding=padding)
         self._windows = kernel_size, stride or kernel_size, padding
 
     def forward(self, x: Tensor) -> Tensor:
@@ -236,8 +242,17 @@ class EquivariantAvgPool2d(nn.AvgPool2d):
 
 def cat_fields(maps: Sequence[Tensor], ambient: str = "D4") -> Tensor:
     """Concatenate maps along their fields: a plain `torch.cat` would mix up the elements."""
-    elements = named(ambient).order
+    elements = order_of(ambient)
+    for x in maps:
+        check_fields(x, ambient, elements)
     return torch.cat([x.unflatten(1, (elements, -1)) for x in maps], 2).flatten(1, 2)
+
+
+def _expect_whole(**settings: Any) -> None:
+    """Raise unless each of these settings is one whole number."""
+    for name, value in settings.items():
+        if not isinstance(value, Integral):
+            raise ValueError(f"{name} is one whole number for rows and columns, not {value!r}")
 
 
 __all__ = [

@@ -11,7 +11,7 @@ and the singular values themselves in float64.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from netir.kernels.gram import UNIT, Gram, GramSum, by_rows
 
 LEVELS = ("float32", "float64", "svd")
+METHODS = ("inertia", "eigenvalues")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def effective_rank(
     copied. Half precision is taken for what it is: what rounding did to it is part of the data.
     From `start` on, levels are tried until one is certain.
     """
-    _checked(epsilon, start)
+    _checked(epsilon, start, method)
     x = by_rows(value, axis)
     count = x.shape[0] * x.shape[1]
     narrow = x if count >= x.shape[2] else x.reshape(1, count, -1).mT
@@ -55,11 +56,13 @@ def effective_rank(
     return _by_values(x.reshape(count, -1), epsilon)
 
 
-def _checked(epsilon: float, start: str) -> None:
+def _checked(epsilon: float, start: str, method: str | None = None) -> None:
     if not 0 <= epsilon < float("inf"):
         raise ValueError(f"a threshold of {epsilon} for singular values")
     if start not in LEVELS:
         raise ValueError(f"no level '{start}', only {', '.join(LEVELS)}")
+    if method not in (None, *METHODS):
+        raise ValueError(f"counting by '{method}', not by {' or '.join(METHODS)}")
 
 
 def _by_values(rows: Tensor, epsilon: float) -> Count:
@@ -80,8 +83,11 @@ def count_above(gram: Gram, epsilon: float, method: str | None = None) -> int | 
     """
     if all_above(gram, epsilon):
         return len(gram.matrix)
-    margin = _margin(gram, epsilon, float(torch.linalg.matrix_norm(gram.matrix)))
-    high, low = positives(gram.matrix, [epsilon**2 + margin, epsilon**2 - margin], method)
+    square = epsilon * epsilon  # infinite where `**` would raise
+    margin = _margin(gram, square, float(torch.linalg.matrix_norm(gram.matrix)))
+    if margin == inf:
+        return None
+    high, low = positives(gram.matrix, [square + margin, square - margin], method)
     return high if high == low else None
 
 
@@ -92,12 +98,13 @@ def all_above(gram: Gram, epsilon: float) -> bool:
     sum only lower its eigenvalues: a sum of some rows, over the number of all, will do.
     """
     moved = gram.matrix.clone()
-    moved.diagonal().sub_(epsilon**2 + _margin(gram, epsilon, float(gram.matrix.trace())))
+    square = epsilon * epsilon
+    moved.diagonal().sub_(square + _margin(gram, square, float(gram.matrix.trace())))
     return not int(torch.linalg.cholesky_ex(moved).info)
 
 
-def _margin(gram: Gram, epsilon: float, size: float) -> float:
-    return gram.error + (len(gram.matrix) + 4) * UNIT * (size + epsilon**2) + _VANISHED
+def _margin(gram: Gram, square: float, size: float) -> float:
+    return gram.error + (len(gram.matrix) + 4) * UNIT * (size + square) + _VANISHED
 
 
 _VANISHED = 1e-300
@@ -156,7 +163,7 @@ def bordered(
     values, vectors = torch.linalg.eigh(matrix)
     size = float(values.norm())
     least = (len(matrix) + 4) * torch.finfo(matrix.dtype).eps * size
-    shift = epsilon**2 + max(least, torch.finfo(matrix.dtype).tiny)
+    shift = epsilon * epsilon + max(least, torch.finfo(matrix.dtype).tiny)
     squares = (vectors.mT @ cross).square()
     schur = square - shift - (squares / (values - shift)[:, None]).sum(0)
     counts = (values > shift).sum() + (schur > 0).long()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import frexp
 
 import torch
 from torch import Tensor
@@ -36,6 +37,8 @@ def truncated(
     """
     if matrix.dim() != 2 or not matrix.numel() or not bool(matrix.isfinite().all()):
         raise ValueError(f"a finite matrix is needed, not one of shape {tuple(matrix.shape)}")
+    if matrix.is_complex():
+        raise ValueError(f"a matrix of real numbers is needed, not of {matrix.dtype}")
     if not 1 <= rank <= min(matrix.shape):
         raise ValueError(f"rank {rank} of a matrix of {matrix.shape[0]} x {matrix.shape[1]}")
     if method not in METHODS:
@@ -43,6 +46,8 @@ def truncated(
     if extra < 0 or sweeps < 0:
         raise ValueError(f"{extra} extra directions and {sweeps} sweeps")
     wide = matrix.detach().double()
+    scale = _power_of_two(wide)
+    wide = wide / scale
     if method == "random" and rank + extra < min(matrix.shape):
         basis = _range(wide, rank + extra, sweeps, seed)
         left, values, right = singular(basis.mT @ wide)
@@ -52,7 +57,12 @@ def truncated(
     left, right, kept = left[:, :rank], values[:rank, None] * right[:rank], values[:rank]
     error = float(torch.linalg.matrix_norm(wide - left @ right))
     least = min(error, float(values[rank:].norm()))
-    return Truncated(left, right, kept, error, least)
+    return Truncated(left, right * scale, kept * scale, error * scale, least * scale)
+
+
+def _power_of_two(matrix: Tensor) -> float:
+    """About the largest entry: no number is too large to square, divided by it without rounding."""
+    return 2.0 ** (frexp(float(matrix.abs().max()))[1] - 1)
 
 
 def _range(matrix: Tensor, count: int, sweeps: int, seed: int) -> Tensor:

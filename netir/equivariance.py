@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ class Layer:
     """How far a layer is from equivariance, relative to the norm of its result.
 
     `own` is what it does to inputs that are turned exactly, `total` what the network up to it
-    does; both are the largest over the group. None where no action on the result is known.
+    does; both are the largest over the group. None where no action on the result is known,
+    infinite where the results are not finite.
     """
 
     name: str
@@ -87,6 +89,12 @@ class _Measurement:
             if rows != columns:
                 raise NetirError(f"input '{name}' is {rows} x {columns} pixels, which cannot turn",
                                  fix="measure with a square map")  # fmt: skip
+            if not inputs[name].numel():
+                raise NetirError(f"input '{name}' is empty: nothing can be measured with it",
+                                 fix="measure with one sample at least")  # fmt: skip
+            if not bool(inputs[name].isfinite().all()):
+                raise NetirError(f"input '{name}' holds numbers that are not finite",
+                                 fix="measure with finite numbers")  # fmt: skip
 
     def done(self) -> Equivariance:
         before = self._values(self.inputs)
@@ -193,13 +201,16 @@ def _has_positions(graph: Graph, name: str) -> bool:
 
 
 def _worse(known: float | None, want: Tensor | None, have: Tensor | None) -> float | None:
-    """The larger of an error and the one of these, relative to the norm of what is wanted."""
+    """The larger of an error and the one of these, relative to the norm of what is wanted.
+
+    It is infinite where numbers that are not finite hide how far these are apart.
+    """
     if known is None or want is None or have is None or want.shape != have.shape:
         return None
     want, have = want.double(), have.double()
     gap = float(torch.linalg.vector_norm(have - want))
     size = float(torch.linalg.vector_norm(want))
-    return max(known, gap / size if size else gap)
+    return max(known, gap / size if size else gap) if isfinite(gap + size) else inf
 
 
 def _shown(error: float | None) -> str:

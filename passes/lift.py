@@ -195,10 +195,10 @@ class _Chain:
         made, read, *kernel = weight
         if op.rank != 2 or op.groups != 1 or len(set(kernel)) > 1:
             return "only a square convolution of maps in one group of channels can be lifted"
-        settings = [] if isinstance(op.padding, str) else [
-            per_axis(v, 2) for v in (op.stride, op.padding, op.dilation)
-        ]
-        if not settings or any(len(set(v)) > 1 for v in settings) or settings[2][0] != 1:
+        if isinstance(op.padding, str):
+            return f"its padding is '{op.padding}', and only one in pixels can be lifted"
+        settings = [per_axis(v, 2) for v in (op.stride, op.padding, op.dilation)]
+        if any(len(set(v)) > 1 for v in settings) or settings[2][0] != 1:
             return "its stride, padding or dilation differs from axis to axis, or it is dilated"
         order, lifting = self.to.order, self.kinds[node.values[0]] == IMAGE
         for width in (made,) if lifting else (made, read):

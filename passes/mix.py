@@ -19,6 +19,9 @@ from netir.ops.group import GroupConv
 from netir.passes.layers.equivariant import ambient_of, equivariant_nodes, expect_group, single
 from netir.rewrite import EditPass, Left, Site
 
+_LARGEST = 1e4
+"""The largest logit: every floating type holds it, and one of the groups is all of the filter."""
+
 
 @dataclass(frozen=True)
 class Mix(EditPass):
@@ -43,6 +46,11 @@ class Mix(EditPass):
                 fix="write them with blanks between: 'C4 C1'",
             )
         super().__post_init__()
+        if not abs(self.prior) <= _LARGEST:
+            raise NetirError(
+                f"mix cannot use prior {self.prior!r}",
+                fix=f"use a number between -{_LARGEST:g} and {_LARGEST:g}",
+            )
         for name in self.groups.split() or [""]:
             if not expect_group(name, self.name).exact:
                 raise NetirError(

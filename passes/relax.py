@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from netir.basis import Contract
 from netir.calibration import Calibration
@@ -82,24 +83,29 @@ class Relax(EditPass):
         edit.set_param(weight, move.apply(edit.before.params[weight].data), move)
         for bias in biases:
             data = edit.before.params[bias].data
-            rows = torch.arange(data.shape[0])[:, None]
-            index = relaxed_bias(rows, of, self.to, ambient).flatten()
-            move = Move((Gather(index), None))
+            move = Move((Gather(_origins(data.shape[0], of, self.to, ambient)), None))
             edit.set_param(bias, move.apply(data), move)
 
     def _pool(self, edit: Edit, node: Node, head: _Head) -> None:
-        assert isinstance(node.op, GroupPool)
-        times = group(node.op.over).order // group(self.to).order
-        edit.set_op(node.name, replace(node.op, over=self.to))
-        for name, op in head.ops.items():
-            edit.set_op(name, op)
+        op = node.op
+        assert isinstance(op, GroupPool)
+        times = group(op.over).order // group(self.to).order
+        edit.set_op(node.name, replace(op, over=self.to))
+        for name, other in head.ops.items():
+            edit.set_op(name, other)
         for weight in head.weights:
             data = edit.before.params[weight].data
-            index = torch.arange(data.shape[1]).repeat(times)
+            index = _origins(data.shape[1], op.over, self.to, op.ambient)
             share = torch.full((len(index),), 1 / times, dtype=torch.float64)
             columns = Gather(index, share)
             move = Move((None, columns, *[None] * (data.dim() - 2)))
             edit.set_param(weight, move.apply(data), move)
+
+
+def _origins(count: int, of: str, to: str, ambient: str) -> Tensor:
+    """Where entries laid out by cosets of `to` were among the `count` laid out by those of `of`."""
+    rows = group(ambient).order // group(of).order
+    return relaxed_bias(torch.arange(count).view(rows, -1), of, to, ambient).flatten()
 
 
 def _not_smaller(to: Group, of: str) -> str:
@@ -119,8 +125,6 @@ def _head(graph: Graph, pool: Node, to: Group) -> _Head | str:
     assert isinstance(pool.op, GroupPool)
     if pool.op.kind != "mean":
         return "it takes the max, which no layer behind it can make from parts"
-    if pool.op.rows > 1:
-        return "it keeps several cosets: relax it in one step from the whole group"
     times = group(pool.op.over).order // to.order
     ops: dict[str, Op] = {}
     weights: list[str] = []

@@ -25,6 +25,7 @@ from netir.kernels.layers import (
     GroupConv2d,
     GroupPool,
     MixedGroupConv2d,
+    cat_fields,
 )
 from netir.lower.onnx import without_lowering
 from netir.ops import OPS
@@ -125,11 +126,48 @@ def test_small_maps_are_convolved_in_contiguous_format() -> None:
         (lambda: GroupConv2d(1, 1, group="D4", ambient="C4"), "no subgroup"),
         (lambda: GroupPool("C4", "D4"), "no subgroup"),
         (lambda: GroupPool("C4", kind="median"), "not the median"),
+        (lambda: GroupConv2d(1, 1, (3, 3)), r"kernel_size is one whole number.* not \(3, 3\)"),
+        (lambda: GroupConv2d(1, 1, 2.0), "kernel_size is one whole number.* not 2.0"),
+        (lambda: GroupConv2d(1, 1, padding="same"), "padding is one whole number.* not 'same'"),
+        (lambda: GroupConv2d(1, 1, padding=(1, 1)), "padding is one whole number"),
+        (lambda: GroupConv2d(1, 1, stride=1.5), "stride is one whole number.* not 1.5"),
+        (lambda: MixedGroupConv2d(1, 1, (3, 3)), "kernel_size is one whole number"),
+        (lambda: EquivariantAvgPool2d((2, 2)), "kernel_size is one whole number"),
+        (lambda: EquivariantAvgPool2d(2, padding=(1, 1)), "padding is one whole number"),
     ],
 )
 def test_layers_refuse(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("fields", "name"), [(3, "D4"), (6, "C4"), (12, "D4")])
+def test_a_field_norm_refuses_other_channels(training: bool, fields: int, name: str) -> None:
+    norm = FieldBatchNorm2d(fields, name).train(training)
+    message = f"48 channels are not {fields} fields of {name}, which has {norm.elements} elements"
+    with pytest.raises(ValueError, match=message):
+        norm(torch.randn(2, 48, 5, 5))
+    assert not norm.running_mean.any()
+
+
+@pytest.mark.parametrize("apply", [GroupPool("D4"), lambda x: cat_fields([x, x], "D4")])
+def test_channels_that_are_no_fields_are_refused(apply: Any) -> None:
+    with pytest.raises(ValueError, match="12 channels are no fields of D4, which has 8 elements"):
+        apply(torch.randn(1, 12, 3, 3))
+
+
+def test_concatenated_fields_are_compiled_and_exported_whole() -> None:
+    class Twice(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return cat_fields([x, 2 * x], "D4")
+
+    x = torch.randn(1, 16, 3, 3)
+    want = Twice()(x)
+    assert torch.equal(torch.compile(Twice(), fullgraph=True, backend="eager")(x), want)
+    assert torch.equal(torch.export.export(Twice(), (x,), strict=True).module()(x), want)
+    assert "cat" in str(torch.fx.symbolic_trace(Twice()).graph)
+    torch._dynamo.reset()
 
 
 # Graphs.

@@ -14,15 +14,14 @@ from netir.basis import Contract
 from netir.errors import ContractError, NetirError, NetirWarning
 from netir.ir import Graph
 from netir.kernels.groups import SQUARE, group
-from netir.kernels.layers import (
-    FieldBatchNorm2d,
-)
+from netir.kernels.layers import FieldBatchNorm2d, GroupConv2d, GroupPool
 from netir.passes import Collapse, Constrain, Lift, Mix, Relax, Widen
 from netir.rewrite import Pass
 from netir.verify import verify
 from tests.equivariant import MAP, Net, gap, net, plain, shaken, traced
 
 PAIRS = [(a, b) for a, b in product(SQUARE, SQUARE) if a != b and group(b) <= group(a)]
+CHAINS = [(a, b, c) for (a, b), (d, c) in product(PAIRS, PAIRS) if b == d]
 
 
 # Relax and constrain.
@@ -64,6 +63,81 @@ def test_relaxations_compose_and_are_undone(chain: tuple[str, str, str]) -> None
     for name, param in graph.params.items():
         assert torch.allclose(param.data, back.graph.params[name].data, rtol=1e-12, atol=1e-12)
     verify(at_once, back.graph, (MAP,))
+
+
+def _pooled(name: str) -> Net:
+    """A network of a subgroup of D4, whose head reads one row of fields for each coset of it."""
+    model = net(name)
+    model.pool = GroupPool("D4", name)
+    model.head = nn.Linear(3 * group("D4").order // group(name).order, 5).double()
+    return model
+
+
+@pytest.mark.parametrize("chain", CHAINS, ids="-".join)
+def test_whole_networks_relax_in_steps_as_at_once(chain: tuple[str, str, str]) -> None:
+    large, middle, small = chain
+    graph = traced(_pooled(large))
+    first, at_once = Relax(to=middle).apply(graph), Relax(to=small).apply(graph)
+    second = Relax(to=small).apply(first.graph)
+    assert first.report.changed == second.report.changed == at_once.report.changed
+    assert "group_pool" in second.report.changed
+    verify(graph, second.graph, (MAP,), contract=Contract.EXACT, bound=1e-12)
+    trained = _trained(first.graph)
+    verify(trained, Relax(to=small)(trained), (MAP,), contract=Contract.EXACT, bound=1e-12)
+    for node in at_once.graph.nodes.values():
+        assert second.graph.node(node.name).op == node.op
+    moves = first.moves.then(second.moves).params
+    assert moves.keys() == at_once.moves.params.keys()
+    for name, move in at_once.moves.params.items():
+        assert torch.equal(second.graph.params[name].data, at_once.graph.params[name].data)
+        state = torch.rand_like(graph.params[name].data)
+        for power in (1, 2):
+            assert torch.equal(moves[name].apply(state, power), move.apply(state, power))
+    assert netir.equivariance(second.graph, large, MAP).error <= 1e-12  # type: ignore[operator]
+    trained = _trained(second.graph)
+    assert netir.equivariance(trained, small, MAP).error <= 1e-12  # type: ignore[operator]
+    assert netir.equivariance(trained, large, MAP).error > 1e-6  # type: ignore[operator]
+
+
+def _trained(graph: Graph) -> Graph:
+    """All weights of group convolutions and of the head drawn anew."""
+    with shaken(graph).edit() as edit:
+        edit.set_param("head.weight", torch.randn_like(graph.params["head.weight"].data))
+    return edit.graph
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        [nn.Conv2d(6, 5, 3)],
+        [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(6 * 4, 5)],
+    ],
+    ids=["conv", "flatten"],
+)
+def test_what_reads_several_cosets_goes_along(head: list[nn.Module]) -> None:
+    lift = GroupConv2d(3, 3, 3, "C4", "D4", lifting=True)
+    graph = traced(nn.Sequential(lift, GroupPool("D4", "C4"), *head).double())
+    relaxed = Relax(to="C1").apply(graph)
+    assert not relaxed.report.skipped
+    verify(graph, relaxed.graph, (MAP,), contract=Contract.EXACT, bound=1e-12)
+
+
+def test_training_goes_on_after_each_step_of_a_chain() -> None:
+    model = _pooled("D4").train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    live = netir.Live(model, optimizer, example=MAP)
+    for name, columns in (("C4", 6), ("C2", 12), ("C1", 24)):
+        model.train()
+        optimizer.zero_grad()
+        model(MAP).square().sum().backward()
+        optimizer.step()
+        before, state = model.eval()(MAP), dict(optimizer.state[model.head.weight])
+        move = live.apply(Relax(to=name)).moves.params["head.weight"]
+        assert gap(model(MAP), before) <= 1e-12
+        assert model.head.weight.shape == (5, columns)
+        moved = optimizer.state[model.head.weight]
+        assert torch.equal(moved["exp_avg"], move.apply(state["exp_avg"]))
+        assert torch.equal(moved["exp_avg_sq"], move.apply(state["exp_avg_sq"], 2))
 
 
 def test_constrained_layers_are_the_nearest_and_within_their_bound() -> None:
@@ -150,10 +224,12 @@ def test_moves_of_several_passes_are_one() -> None:
         (lambda g: Constrain("inner", to="D8")(Relax(to="C1")(g)), "its ambient group"),
         (lambda g: Mix("inner", groups="D4")(g), "proper subgroup"),
         (lambda g: Mix("inner")(Mix("inner")(g)), "a mixture"),
-        (lambda g: Relax("group_pool")(Relax("group_pool", to="C4")(g)), "several cosets"),
         (lambda g: Relax("group_pool")(traced(net(kind="max"))), "takes the max"),
         (lambda g: Relax(to="D5x"), "relax knows no group 'D5x'"),
         (lambda g: Mix(groups="C8"), "mix cannot use C8"),
+        (lambda g: Mix(prior=float("nan")), "mix cannot use prior nan"),
+        (lambda g: Mix(prior=float("inf")), "mix cannot use prior inf"),
+        (lambda g: Mix(prior=-1e40), "mix cannot use prior -1e+40"),  # more than float32 holds
     ],
 )
 def test_passes_say_why_not(make: Any, message: str) -> None:
@@ -200,6 +276,7 @@ def test_lifted_networks_are_equivariant(name: str) -> None:
         (nn.Sequential(nn.Conv2d(3, 8, 3, stride=4)).double(), "0", "symmetrically"),
         (nn.Sequential(nn.Conv2d(3, 8, (3, 1))).double(), "0", "only a square convolution"),
         (nn.Sequential(nn.Conv2d(3, 8, 3, dilation=2)).double(), "0", "or it is dilated"),
+        (nn.Sequential(nn.Conv2d(3, 8, 3, padding="same")).double(), "0", "its padding is 'same'"),
         (nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3)).double(), "0", "the image itself"),
     ],
 )
@@ -243,6 +320,34 @@ def test_what_cannot_be_measured(name: str, example: Tensor, message: str) -> No
     graph = netir.trace(nn.Conv2d(3, 4, 3).double(), (example,))
     with pytest.raises(NetirError, match=message):
         netir.equivariance(graph, name, example)
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_numbers_that_are_not_finite_are_as_far_off_as_can_be(number: float) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2))
+    with torch.no_grad():
+        net[3].weight[0, 0] = number
+    found = netir.equivariance(traced(net.double()), "C4", MAP)
+    assert found.error == torch.inf
+    conv, linear = found.layers
+    assert conv.own is not None
+    assert conv.own < torch.inf
+    assert (linear.own, linear.total) == (torch.inf, torch.inf)
+    assert "outputs are off by inf" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        (torch.full_like(MAP, torch.nan), "holds numbers that are not finite"),
+        (MAP[:0], "is empty: nothing can be measured"),
+    ],
+)
+def test_inputs_that_would_hide_every_error_are_refused(example: Tensor, message: str) -> None:
+    graph = netir.trace(nn.Conv2d(3, 4, 3).double(), (MAP,), dynamic={"input": {0: "batch"}})
+    with pytest.raises(NetirError, match=message) as caught:
+        netir.equivariance(graph, "C4", example)
+    assert caught.value.fix
 
 
 def test_networks_without_maps_are_not_measured() -> None:

@@ -220,6 +220,7 @@ def test_greedy_picks_are_those_of_a_rebuild(size: int) -> None:
         (torch.eye(3), -1, "cannot remove -1 of 3"),
         (torch.ones(2, 3), 1, r"a finite square matrix is needed, not \(2, 3\)"),
         (torch.full((2, 2), torch.nan), 1, "a finite square matrix"),
+        (torch.eye(2) * 1j, 1, "a matrix of real numbers is needed, not of torch.complex64"),
     ],
 )
 def test_what_greedy_refuses(matrix: Tensor, count: int, message: str) -> None:

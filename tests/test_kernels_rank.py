@@ -129,6 +129,13 @@ def test_a_threshold_exactly_on_values_does_not_count_them() -> None:
     assert effective_rank(hadamard, 1.0) == Count(0, "svd", 4)
 
 
+@pytest.mark.parametrize("start", ["float32", "float64", "svd"])
+def test_thresholds_whose_squares_are_out_of_range(start: str) -> None:
+    assert effective_rank(torch.randn(9, 3), 1e200, start) == Count(0, "svd")
+    counts, _ = bordered(torch.eye(2), torch.zeros(2, 1), torch.ones(1), 1e200)
+    assert counts.tolist() == [0]
+
+
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_images_count_as_their_rows_and_are_not_copied(kind: torch.dtype) -> None:
     image = torch.randn(3, 6, 5, 4).relu().to(kind)
@@ -157,6 +164,8 @@ def test_images_count_as_their_rows_and_are_not_copied(kind: torch.dtype) -> Non
         (torch.ones(3, 3), {"epsilon": nan}, "a threshold of nan"),
         (torch.ones(3, 3), {"start": "float16"}, "no level 'float16', only float32, float64, svd"),
         (torch.ones(3, 3), {"method": "guess"}, "counting by 'guess'"),
+        (torch.eye(3), {"method": "guess", "epsilon": 0.01}, "counting by 'guess'"),  # all above
+        (torch.eye(3), {"method": "guess", "start": "svd"}, "counting by 'guess'"),
     ],
 )
 def test_bad_arguments(rows: Tensor, options: dict[str, object], message: str) -> None:

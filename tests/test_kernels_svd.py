@@ -59,6 +59,23 @@ def test_a_sketch_as_large_as_the_matrix_is_the_decomposition() -> None:
     assert torch.equal(truncated(matrix, 4, "random").right, truncated(matrix, 4).right)
 
 
+@pytest.mark.parametrize("size", [1e160, 1e307, 1e-160, 1e-300])
+@pytest.mark.parametrize("method", ["svd", "random"])
+def test_numbers_whose_squares_are_out_of_range(size: float, method: str) -> None:
+    matrix = decaying(40, 30)
+    found, plain = truncated(matrix * size, 7, method), truncated(matrix, 7, method)
+    assert found.error == pytest.approx(plain.error * size, rel=1e-9, abs=0)
+    assert found.least == pytest.approx(plain.least * size, rel=1e-9, abs=0)
+    assert torch.allclose(found.values / size, plain.values, rtol=1e-9)
+    assert torch.allclose(found.left @ (found.right / size), plain.left @ plain.right, atol=1e-9)
+
+
+def test_a_matrix_of_zeros_is_a_product_of_zeros() -> None:
+    found = truncated(torch.zeros(4, 3), 2)
+    assert (found.error, found.least) == (0.0, 0.0)
+    assert not found.right.any()
+
+
 @pytest.mark.parametrize("shape", [(5, 3), (3, 5), (2, 4, 3), (2, 3, 4)])
 def test_all_singular_vectors(shape: tuple[int, ...]) -> None:
     matrix = torch.randn(shape, dtype=DOUBLE)
@@ -73,6 +90,7 @@ def test_all_singular_vectors(shape: tuple[int, ...]) -> None:
         (torch.ones(3), {}, r"a finite matrix is needed, not one of shape \(3,\)"),
         (torch.full((2, 2), torch.nan), {}, "a finite matrix"),
         (torch.ones(0, 2), {}, "a finite matrix"),
+        (torch.ones(2, 3) * 1j, {}, "a matrix of real numbers is needed, not of torch.complex64"),
         (torch.ones(2, 3), {"rank": 3}, "rank 3 of a matrix of 2 x 3"),
         (torch.ones(2, 3), {"rank": 0}, "rank 0 of"),
         (torch.ones(2, 3), {"method": "qr"}, "a decomposition by 'qr', not by svd or random"),
