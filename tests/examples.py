@@ -140,7 +140,7 @@ def _norms() -> Iterator[Example]:
     vectors = [p(4), p(4), p(4), p(4)]
     yield at(4, "batch_norm", x(N, 4, 5, 5), *vectors)
     yield at(2, "batch_norm", x(N, 4), None, None, p(4), p(4))
-    yield at(1, "batch_norm", x(N, 4, 5), p(4), p(4))
+    yield at(3, "batch_norm", x(N, 4, 5), p(4), p(4))
     yield at(4, "field_norm", x(N, 8, 5, 5), p(2), p(2), p(2), p(2), ambient="C4")
     yield at(2, "instance_norm", x(N, 4, 5), p(4), p(4))
     yield at(2, "instance_norm", x(N, 4, 5), *vectors, use_input_stats=False)

@@ -27,11 +27,13 @@ class Reshape(Op):
         old, sizes = site.shape(0), site.node.types[0].shape
         kept = _kept(old, sizes)
         found, rest = regroup(sum(map(resolve, old[kept:]), ()), sizes[kept:])
-        site.freeze(rest, f"cannot be divided into ({', '.join(map(str, sizes))})")
+        if rest:
+            site.freeze(rest, f"cannot be divided into ({', '.join(map(str, sizes))})")
         dealt = [site.extent(size) if layout is None else layout
                  for layout, size in zip(found, sizes[kept:], strict=True)]  # fmt: skip
-        for layout in dealt:
-            site.freeze(_between_open(layout), "it is between two open sizes of one axis")
+        for layout, size in zip(dealt, sizes[kept:], strict=True):
+            if isinstance(size, Sym):
+                site.freeze(_between_open(layout), "it is between two open sizes of one axis")
         shape = (*old[:kept], *dealt)
         site.derive("shape", shape)
         return [shape]
