@@ -84,21 +84,32 @@ def _moved_average(move: Move, old: Tensor, new: Tensor) -> Tensor:
     return moved if fresh is None else torch.where(fresh.to(new.device), new, moved)
 
 
-def regroup(optimizer: Optimizer, old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> None:
-    """Let go of parameters that are gone; a new one joins the group of the one most like it."""
-    group_of = {id(p): g for g in optimizer.param_groups for p in g["params"]}
-    homes = {name: group_of[id(p)] for name, p in old.items() if id(p) in group_of}
+def regroup(
+    optimizers: Iterable[Optimizer], old: Mapping[str, Tensor], new: Mapping[str, Tensor]
+) -> None:
+    """Let go of parameters that are gone; a new one is trained as the one most like it is.
+
+    That is by one optimizer, or by all that share that parameter.
+    """
+    optimizers = tuple(optimizers)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    groups_of: dict[int, list[dict[str, Any]]] = {}
+    for group in groups:
+        for parameter in group["params"]:
+            groups_of.setdefault(id(parameter), []).append(group)
+    homes = {name: groups_of[id(p)] for name, p in old.items() if id(p) in groups_of}
     stay = {id(p) for p in new.values()}
     there = {id(p) for p in old.values()}
     for name, parameter in new.items():
         if id(parameter) not in there and parameter.requires_grad and homes:
-            home = homes[max(homes, key=lambda other: _likeness(name, other))]
-            home["params"].append(parameter)
+            for home in homes[max(homes, key=lambda other: _likeness(name, other))]:
+                home["params"].append(parameter)
     gone = {id(p): p for p in old.values() if id(p) not in stay}
-    for group in optimizer.param_groups:
+    for group in groups:
         group["params"][:] = [p for p in group["params"] if id(p) not in gone]
-    for parameter in gone.values():
-        optimizer.state.pop(parameter, None)
+    for optimizer in optimizers:
+        for parameter in gone.values():
+            optimizer.state.pop(parameter, None)
 
 
 def _likeness(name: str, other: str) -> tuple[bool, int]:

@@ -175,7 +175,7 @@ class Live:
         new = dict(self._module.named_parameters())
         for optimizer, moved in zip(self.optimizers, states, strict=True):
             optimizer.state.update(moved)
-            regroup(optimizer, old, new)
+        regroup(self.optimizers, old, new)
         self._replicas.rebuild()
 
 

@@ -72,6 +72,7 @@ COMMANDS: Mapping[str, str] = {
     "'…' gives no size": "show net.netir --cost --size batch",
     "the two networks take different inputs": "verify net.netir builtin:digits_mlp",
     "'…' takes other inputs than '…'": "bench net.netir builtin:digits_mlp",
+    "cannot trace to '…'": "trace net.netir -o net.onnx",
     "cannot lower to '…'": "lower net.netir -o net.onnx",
     "cannot export to '…'": "export net.netir -o net.tflite",
     "there is no grower, trigger or init '…'": "methods nort",

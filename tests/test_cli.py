@@ -1,8 +1,10 @@
 """The command line: what each command prints, and how each mistake ends."""
 
+import errno
 import json
 import os
 import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -41,20 +43,41 @@ def wrong():
 def needs_more(x):
     return x
 
+def late():
+    import beside
+    return beside.add(), (torch.zeros(2, 3), torch.zeros(2, 3))
+
+def add():
+    import beside
+    return beside.add()
+
 def fails():
     raise RuntimeError("a fault of the factory")
+
+def missing():
+    open("nowhere.pt")
 
 number = 3
 made = bare()
 '''
+
+BESIDE = """
+from torch import nn
+
+class add(nn.Module):
+    def forward(self, x, y):
+        return x + y
+"""
 
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test runs in a folder of its own with a module of factories."""
     (tmp_path / "factories.py").write_text(FACTORIES)
+    (tmp_path / "beside.py").write_text(BESIDE)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "factories", raising=False)
+    for name in ("factories", "beside"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 def invoke(*args: str) -> Result:
@@ -123,6 +146,31 @@ def test_inputs_on_the_command_line() -> None:
     deep = ("--input", "input=f32[batch, length, 3]")
     assert "f32[batch, length, 2]" in good("show", "factories:bare", *deep, "--size", "length=5")
     assert "the size 'length' has no number" in refused("show", "factories:bare", *deep)
+
+
+def test_a_factory_that_imports_when_it_is_called() -> None:
+    before = list(sys.path)
+    assert "add(%x, %y)" in good("show", "factories:late")
+    assert sys.path == before
+
+
+def test_sizes_that_no_network_has() -> None:
+    sizes = ("--size", "btach=3")
+    for line in (
+        ("show", "builtin:residual", "--cost"), ("trace", "builtin:residual", "-o", "net.netir"),
+        ("diff", "builtin:residual", "factories:pair"), ("export", "factories:pair", "-o", "a.py"),
+    ):  # fmt: skip
+        said = refused(*line, *sizes)
+        assert "the network has no size 'btach'" in said
+        assert "the open sizes are: batch\n  fix did you mean 'batch'?" in said
+    assert not Path("net.netir").exists()
+    good("diff", "factories:pair", "builtin:residual", "--size", "batch=3")
+
+
+def test_a_size_that_is_equal_to_another() -> None:
+    inputs = ("--input", "x=f32[one, 3]", "--input", "y=f32[other, 3]")
+    sizes = ("--size", "one=4", "--size", "other=4")
+    assert "%y: f32[one, 3]" in good("show", "factories:add", "--cost", *inputs, *sizes)
 
 
 def test_cost_table() -> None:
@@ -204,6 +252,8 @@ def test_lower() -> None:
         (("show", "factories:bare", "--input", "input=f32[2, 9]"), "torch.export cannot export"),
         (("show", "builtin:residual", "--cost", "--size", "batch"), "'batch' gives no size"),
         (("trace", "builtin:residual", "-o", "none/net.netir"), "cannot write the file"),
+        (("trace", "builtin:residual", "-o", "net.onnx"), "use netir export"),
+        (("trace", "builtin:residual", "-o", "net.py"), "use netir lower"),
     ],
 )
 def test_mistakes(args: tuple[str, ...], what: str) -> None:
@@ -214,10 +264,25 @@ def test_options_that_do_not_exist() -> None:
     assert "No such option" in refused("show", "builtin:residual", "--costs")
 
 
-def test_faults_have_a_traceback() -> None:
-    result = invoke("show", "factories:fails")
+@pytest.mark.parametrize(
+    ("name", "kind"), [("fails", RuntimeError), ("missing", FileNotFoundError)]
+)
+def test_faults_have_a_traceback(name: str, kind: type[Exception]) -> None:
+    result = invoke("show", f"factories:{name}")
     assert result.exit_code == 1
-    assert isinstance(result.exception, RuntimeError)
+    assert isinstance(result.exception, kind)
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no device that is full")
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("line", ["show factories:pair", "--help", "passes"])
+def test_output_that_finds_no_room(line: str, both: bool) -> None:
+    script = str(Path(sys.executable).with_name("netir"))
+    with Path("/dev/full").open("w") as full:
+        err = full if both else subprocess.PIPE
+        done = subprocess.run([script, *line.split()], stdout=full, stderr=err)
+    assert done.returncode == 2
+    assert both or done.stderr == b"error: cannot write the output: the disk is full\n"
 
 
 def test_as_a_program() -> None:
@@ -260,3 +325,31 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert "cannot make the folder" in done.output
     assert (tmp_path / "Makefile").read_text() == "here before"
+
+
+@pytest.mark.parametrize("name", ["net.netir", "net.onnx", "net.py"])
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name")
+def test_what_is_no_file_is_not_replaced(name: str) -> None:
+    os.mkfifo(name)
+    before = os.stat(name)
+    said = refused("export", "builtin:digits_mlp", "-o", name)
+    assert "there is a device, a pipe or a socket" in said or "did not write it" in said
+    assert stat.S_ISFIFO(os.stat(name).st_mode)
+    assert os.stat(name).st_ino == before.st_ino
+
+
+def test_a_folder_called_like_a_python_file() -> None:
+    Path("net.py").mkdir()
+    assert "netir did not write it" in refused("lower", "builtin:digits_mlp", "-o", "net.py")
+
+
+def test_no_folder_is_left_of_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("netir.lower.python.save_file", no_room)
+    Path("old").mkdir()
+    for folder in ("new/deep", "old/deep", "old"):
+        assert "the disk is full" in refused("lower", "builtin:digits_mlp", "-o", folder)
+    assert not Path("new").exists()
+    assert list(Path("old").iterdir()) == []

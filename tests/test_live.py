@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
+from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim.swa_utils import AveragedModel
 
 import netir
 from netir import Live, NetirError, NetirWarning, change_basis, extend
 from netir.basis import Contract
 from netir.ir import Graph
-from netir.passes import Prune, Widen
+from netir.passes import Bake, Deepen, Prune, Widen
 from netir.rewrite import Pass, Result
 from tests.pass_examples import EXAMPLES
 from tests.zoo.traced import fresh
@@ -384,6 +385,170 @@ def test_an_interrupted_exchange_changes_nothing(
     live.apply(Widen("stem.0", factor=2))
     torch.testing.assert_close(eval_output(model), want, rtol=1e-12, atol=1e-12)
     step(model, optimizer, 1)
+
+
+def names_in(optimizer: torch.optim.Optimizer, model: nn.Module) -> set[str]:
+    names = {id(p): name for name, p in model.named_parameters()}
+    given = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    assert len(given) == len(set(given))
+    return set(given)
+
+
+def three_layers() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def test_a_new_parameter_joins_one_of_several_optimizers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the parameter most like it; an error takes it out of there again."""
+    model = three_layers()
+    first = torch.optim.SGD(model[0].parameters(), lr=0.1, momentum=0.9)
+    rest = torch.optim.AdamW([*model[2].parameters(), *model[4].parameters()])
+    live = Live(model, [first, rest], torch.randn(2, 4))
+    before = names_in(first, model), names_in(rest, model)
+    with monkeypatch.context() as patch:
+        patch.setattr(netir.replicas.Replicas, "rebuild", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            live.apply(Deepen(kind="layer"))
+    assert (names_in(first, model), names_in(rest, model)) == before
+    live.apply(Deepen(kind="layer"))
+    after = names_in(first, model), names_in(rest, model)
+    assert after[0] >= before[0]
+    assert after[1] >= before[1]
+    assert not after[0] & after[1]
+    assert after[0] | after[1] == dict(model.named_parameters()).keys() > before[0] | before[1]
+
+
+def test_optimizers_that_take_turns_both_get_a_new_parameter() -> None:
+    model = three_layers()
+    turns = [torch.optim.SGD(model.parameters()), torch.optim.AdamW(model.parameters())]
+    Live(model, turns, torch.randn(2, 4)).apply(Deepen(kind="layer"))
+    for optimizer in turns:
+        assert names_in(optimizer, model) == dict(model.named_parameters()).keys()
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def old_weight_norm(layer: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.weight_norm(layer)
+
+
+REPARAMETRIZED: dict[str, Callable[[nn.Module], object]] = {
+    "parametrized weight_norm": parametrizations.weight_norm,
+    "parametrized spectral_norm": parametrizations.spectral_norm,
+    "weight_norm": old_weight_norm,
+    "spectral_norm": nn.utils.spectral_norm,
+    "pruned": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+}
+
+
+def reparametrized(name: str) -> tuple[nn.Sequential, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 2), nn.Flatten()).double()
+    REPARAMETRIZED[name](model[0])
+    return model, torch.optim.AdamW(model.parameters())
+
+
+def machinery(module: nn.Module) -> list[Any]:
+    """All that torch hangs on a module to compute a tensor of it, in order."""
+    tables = (module._forward_pre_hooks, module._state_dict_hooks)
+    return [type(module), *([*table.items()] for table in tables)]
+
+
+@pytest.mark.filterwarnings("ignore:.* in train mode:netir.NetirWarning")
+@pytest.mark.parametrize("name", REPARAMETRIZED)
+def test_a_baked_weight_is_computed_no_more(name: str) -> None:
+    """What torch computed it with is taken off that layer, and not off copies of it."""
+    model, optimizer = reparametrized(name)
+    parametrized = hasattr(model[0], "parametrizations")  # others torch cannot copy
+    twin, average = (
+        copy.deepcopy(model) if parametrized else reparametrized(name)[0] for _ in range(2)
+    )
+    live = Live(model, optimizer, batch()[0], averages=[average])
+    step(model, optimizer, 0)
+    layer, want, other = model[0], eval_output(model), eval_output(twin)
+    called: list[int] = []
+    handle = layer.register_forward_pre_hook(lambda *_: called.append(1))
+    live.apply(Bake())
+    called.clear()  # tracing ran the model
+    torch.testing.assert_close(eval_output(model), want, rtol=1e-12, atol=1e-12)
+    assert torch.equal(eval_output(twin), other)
+    assert machinery(average[0]) == [nn.Conv2d, [], []]
+    assert torch.equal(average[0].weight, layer.weight)
+    eval_output(average)
+    assert called == [1]
+    handle.remove()
+    assert model[0] is layer
+    assert machinery(layer) == [nn.Conv2d, [], []]
+    assert set(model.state_dict()) == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    assert names_in(optimizer, model) == set(model.state_dict())
+    model.load_state_dict(model.state_dict())
+    before = layer.weight.clone()
+    step(model, optimizer, 1)
+    assert not torch.equal(layer.weight, before)
+
+
+@pytest.mark.filterwarnings("ignore:.* in train mode:netir.NetirWarning")
+@pytest.mark.parametrize("name", REPARAMETRIZED)
+def test_an_interrupted_bake_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, optimizer = reparametrized(name)
+    live = Live(model, optimizer, batch()[0])
+    step(model, optimizer, 0)
+    want, hung, names = eval_output(model), machinery(model[0]), names_in(optimizer, model)
+    with monkeypatch.context() as patch:
+        patch.setattr(netir.replicas.Replicas, "rebuild", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            live.apply(Bake())
+    assert machinery(model[0]) == hung
+    assert names_in(optimizer, model) == names
+    assert torch.equal(eval_output(model), want)
+    step(model, optimizer, 1)
+    live.apply(Bake())
+    assert names_in(optimizer, model) == {"0.weight", "0.bias", "2.weight", "2.bias"}
+
+
+class Scaled(nn.Module):
+    """A linear map with a tensor that its forward does not use, both parametrized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.spare = (nn.Parameter(torch.ones(4, 4)) for _ in range(2))
+        parametrizations.weight_norm(self, "weight")
+        parametrizations.weight_norm(self, "spare")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight)
+
+
+def test_other_parametrizations_of_a_layer_stay() -> None:
+    model, x = nn.Sequential(Scaled(), nn.Linear(4, 2)), torch.randn(2, 4)
+    want, spare = model(x), model[0].spare
+    Live(model, example=x).apply(Bake())
+    torch.testing.assert_close(model(x), want)
+    assert isinstance(model[0].weight, nn.Parameter)
+    assert parametrize.is_parametrized(model[0], "spare")
+    assert torch.equal(model[0].spare, spare)
+
+
+def test_the_name_of_a_parametrized_tensor_is_taken_while_it_is_in_use() -> None:
+    class Taking(Pass):
+        name = "taking"
+        preserves = Contract.EXACT
+
+        def apply(self, graph: Graph, calibration: Any = None) -> Result:
+            added = {"weight": graph.params["parametrizations.weight.original1"]}
+            after = graph.replace(params={**graph.params, **added})
+            return self.finished(graph, after, netir.Moves(), Contract.EXACT, ("weight",), ())
+
+    model, x = Scaled(), torch.randn(2, 4)
+    want = model(x)
+    with pytest.raises(NetirError, match="'weight' is an attribute of ParametrizedScaled already"):
+        Live(model, example=x).apply(Taking())
+    assert torch.equal(model(x), want)
 
 
 def test_an_optimizer_that_cannot_follow_is_refused_before_anything_changes() -> None:

@@ -177,6 +177,18 @@ def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
         save(holding(), tmp_path / "none" / "a.netir")
 
 
+def test_a_full_disk_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "Error while serializing: I/O error: No space left on device (os error 28)"
+
+    def no_room(*args: object) -> None:
+        raise safetensors.SafetensorError(said)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", no_room)
+    with pytest.raises(NetirError, match="cannot write the file: the disk is full"):
+        save(holding(), tmp_path / "a.netir")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     file = tmp_path_factory.mktemp("store") / "a.netir"

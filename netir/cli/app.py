@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +24,8 @@ Exit codes:
   2    a request that cannot be met: the message says what, where, and what to do
   130  interrupted
 """
+_LOST = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+"""What the system says where the output can go no further."""
 
 
 class _Group(TyperGroup):
@@ -30,11 +35,17 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except NetirError as error:
-            typer.echo(f"error: {error}", err=True)
+            _tell(f"error: {error}")
             raise typer.Exit(1 if isinstance(error, ContractError) else 2) from None
         except KeyboardInterrupt:
-            typer.echo("interrupted", err=True)
+            _tell("interrupted")
             raise typer.Exit(130) from None
+
+
+def _tell(text: str) -> None:
+    """Say how a run ends, where that can be said."""
+    with suppress(OSError):
+        typer.echo(text, err=True)
 
 
 app = typer.Typer(
@@ -73,6 +84,11 @@ def trace(
     from netir.cli.tables import summary
     from netir.store import save
 
+    if out.suffix in (".onnx", ".py"):
+        other = "export" if out.suffix == ".onnx" else "lower"
+        raise NetirError(
+            f"cannot trace to '{out.name}'", fix=f"name a .netir file, or use netir {other}"
+        )
     graph = find(model, inputs, sizes, allow_op)
     save(graph, out)
     typer.echo(f"{summary(graph)}\nwrote {out}")
@@ -140,12 +156,11 @@ def verify(
     allow_op: Allowed = None,
 ) -> None:
     """Compare two networks in float64 on random inputs."""
-    from netir.cli.models import find, numbers
+    from netir.cli.models import find_all, numbers
     from netir.samples import random_arguments
     from netir.verify import verify as compare
 
-    first = find(before, inputs, sizes, allow_op)
-    second = find(after, inputs, sizes, allow_op)
+    first, second = find_all((before, after), inputs, sizes, allow_op)
     if dict(first.inputs) != dict(second.inputs):
         raise NetirError(
             "the two networks take different inputs",
@@ -172,21 +187,18 @@ def lower(
 ) -> None:
     """Write a graph as readable Python, its weights beside it."""
     from netir.cli.models import find
-    from netir.files import reason
+    from netir.files import new_folder
     from netir.lower.python import to_python
 
     graph = find(model, inputs, sizes, allow_op)
-    if out.suffix != ".py":
-        if out.suffix:
-            raise NetirError(
-                f"cannot lower to '{out.suffix}'", str(out), "name a .py file or a folder"
-            )
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise NetirError(f"cannot make the folder: {reason(error)}", str(out)) from None
-        out = out / "model.py"
-    to_python(graph, out)
+    if out.suffix not in ("", ".py"):
+        raise NetirError(f"cannot lower to '{out.suffix}'", str(out), "name a .py file or a folder")
+    if out.suffix:
+        to_python(graph, out)
+    else:
+        with new_folder(out):
+            out = out / "model.py"
+            to_python(graph, out)
     typer.echo(f"wrote {out}")
 
 
@@ -202,4 +214,23 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    sys.exit(app())
+    try:
+        sys.exit(app())
+    except OSError as error:
+        if error.errno not in _LOST or error.filename is not None:
+            raise
+        from netir.files import reason
+
+        _tell(f"error: cannot write the output: {reason(error)}")
+        sys.exit(2)
+    finally:
+        _let_go()
+
+
+def _let_go() -> None:
+    """Drop what a full disk did not take: Python would fail at it again when it ends."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -27,9 +27,9 @@ def bench(
     allow_op: Allowed = None,
 ) -> None:
     """Compare cost and latency of networks, in PyTorch and in ONNX Runtime on the CPU."""
-    from netir.cli.models import find, numbers
+    from netir.cli.models import find_all, numbers
 
-    graphs = [find(model, inputs, sizes, allow_op) for model in models]
+    graphs = find_all(models, inputs, sizes, allow_op)
     _same_inputs(models, graphs)
     known = {"batch": batch, **numbers(sizes)}
     rows = _measured(models, graphs, known, threads, seconds)

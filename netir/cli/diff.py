@@ -26,10 +26,10 @@ def diff(
     allow_op: Allowed = None,
 ) -> None:
     """Compare two networks: layers, widths, ops, weights, cost."""
-    from netir.cli.models import find, numbers
+    from netir.cli.models import find_all, numbers
     from netir.compare import compare
 
-    one, other = (find(model, inputs, sizes, allow_op) for model in (before, after))
+    one, other = find_all((before, after), inputs, sizes, allow_op)
     found = compare(one, other, numbers(sizes))
     if as_json:
         typer.echo(json.dumps(found.plain(), indent=2))

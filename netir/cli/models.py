@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +30,32 @@ def find(
     allow_ops: list[str] | None = None,
 ) -> Graph:
     """The graph that MODEL names."""
+    return find_all([model], inputs, sizes, allow_ops)[0]
+
+
+def find_all(
+    models: Sequence[str],
+    inputs: list[str] | None = None,
+    sizes: list[str] | None = None,
+    allow_ops: list[str] | None = None,
+) -> list[Graph]:
+    """The graphs that several MODELs name; every size that is given is one of them."""
+    graphs = [_found(model, inputs, sizes, allow_ops) for model in models]
+    known = frozenset().union(*(graph.symbols for graph in graphs))
+    written = set(re.findall(r"\w+", " ".join(inputs or ())))
+    for name in numbers(sizes):
+        if name not in known | written:  # a written size may turn out to be equal to another
+            raise NetirError(
+                f"the network has no size '{name}'",
+                where=f"--size; the open sizes are: {', '.join(sorted(known)) or 'none'}",
+                fix=nearest(name, known),
+            )
+    return graphs
+
+
+def _found(
+    model: str, inputs: list[str] | None, sizes: list[str] | None, allow_ops: list[str] | None
+) -> Graph:
     known = numbers(sizes)
     if ":" in model and not model.startswith(BUILTIN) and not Path(model).exists():
         return traced(_made(model), model, inputs or (), known)
@@ -50,15 +79,26 @@ def of_spec(
             "the spec names no model", fix="add 'model: net.netir' to it, or --model to the command"
         )
     known = [*(f"{name}={size}" for name, size in spec.sizes.items()), *(sizes or ())]
-    return find(wanted, inputs or list(spec.inputs), known, allow_ops)
+    return _found(wanted, inputs or list(spec.inputs), known, allow_ops)
 
 
 def _made(model: str) -> Any:
     """What the factory gives, or a module itself; the current folder can be imported from."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        factory = _factory(model)
+        return factory if isinstance(factory, nn.Module) else factory()
+    finally:
+        with suppress(ValueError):  # the factory may have taken it out
+            sys.path.remove(here)
+
+
+def _factory(model: str) -> Any:
+    """A function without arguments, or a module itself."""
     module_name, _, attribute = model.partition(":")
     if not all(module_name.split(".")):
         raise NetirError(f"'{model}' names no Python module", fix="write package.module:function")
-    sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -68,8 +108,6 @@ def _made(model: str) -> Any:
             f"there is no Python module '{error.name}'", where=model,
             fix="run netir in the folder that it lies in, or install it",
         ) from None  # fmt: skip
-    finally:
-        sys.path.remove(str(Path.cwd()))
     factory = getattr(module, attribute, None)
     if isinstance(factory, nn.Module):
         return factory
@@ -85,7 +123,7 @@ def _made(model: str) -> Any:
             f"'{attribute}' cannot be called without arguments", where=model,
             fix="name a function that takes none and returns a module and its inputs",
         ) from None  # fmt: skip
-    return factory()
+    return factory
 
 
 _LONGEST = 18

@@ -14,6 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from netir.errors import NetirError
 from netir.ir import Graph, Node
@@ -24,6 +28,8 @@ from netir.ops.base import Op
 _TABLES = ("_parameters", "_buffers", "_modules")
 _KEPT = frozenset(vars(nn.Module())) - {"_non_persistent_buffers_set"}
 """What every module has of its own: tables, hooks, mode."""
+_HOOKS = ("_forward_pre_hooks", "_state_dict_hooks", "_load_state_dict_pre_hooks")
+"""Where torch keeps what makes a tensor of a module from other tensors of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,21 +142,31 @@ def check_names(root: nn.Module, graft: Graft) -> None:
             assert current is not None
             there = any(part in current.__dict__[table] for table in _TABLES)
             if not there:
-                if getattr(current, part, None) is not None and not isinstance(
-                    current.__dict__.get(part), Tensor
-                ):
-                    raise NetirError(
-                        f"'{part}' is an attribute of {type(current).__name__} already",
-                        where=path, fix="rename it in the model",
-                    )  # fmt: skip
+                _check_free(current, part, path, graft)
                 break
             current = current._modules.get(part)
             if current is None:
                 break
 
 
+def _check_free(module: nn.Module, name: str, path: str, graft: Graft) -> None:
+    """A tensor that torch computes is let go, unless what it is made of is still in use."""
+    if is_parametrized(module, name):  # asking for the tensor would take a step of spectral_norm
+        sources = f"{path.removesuffix(name)}parametrizations.{name}."
+        free = not any(other.startswith(sources) for other in graft.tensors)
+    else:
+        free = getattr(module, name, None) is None or isinstance(module.__dict__.get(name), Tensor)
+    if not free:
+        raise NetirError(
+            f"'{name}' is an attribute of {type(module).__name__} already",
+            where=path, fix="rename it in the model",
+        )  # fmt: skip
+
+
 def put(root: nn.Module, graft: Graft) -> None:
     """Make a module what the graft says."""
+    for path in graft.tensors:
+        _unparametrize(root, path)
     for path, module in sorted(graft.modules.items()):
         _put_module(root, path, module)
     done: dict[int, Tensor] = {}
@@ -158,10 +174,53 @@ def put(root: nn.Module, graft: Graft) -> None:
         _put_tensor(root, path, tensor, graft, done)
     for path in graft.gone:
         _remove(root, path, graft.modules)
+    for module in root.modules():
+        _unhook(module)
     if isinstance(root, Lowered) and graft.lowered is not None:
         root.graph = graft.lowered.graph
     elif graft.lowered is not None:
         root.__dict__["forward"] = MethodType(type(graft.lowered).forward, root)
+
+
+def _unparametrize(root: nn.Module, path: str) -> None:
+    """Take off the parametrization that made a tensor, where there is to be the tensor itself."""
+    owner, _, leaf = path.rpartition(".")
+    module = _module_at(root, owner)
+    if module is None or not is_parametrized(module, leaf):
+        return
+    kind = type(module)  # copies of the module have the same class, so it stays as it is
+    others = module._modules["parametrizations"]
+    assert isinstance(others, nn.ModuleDict)
+    del others[leaf]
+    if others:
+        attributes = {name: value for name, value in vars(kind).items() if name != leaf}
+        module.__class__ = type(kind.__name__, kind.__bases__, attributes)
+    else:
+        del module._modules["parametrizations"]
+        module.__class__ = kind.__bases__[0]
+
+
+def _unhook(module: nn.Module) -> None:
+    """Take off the hooks of torch that make a tensor that is there now, or from what is gone."""
+    there = module._parameters.keys() | module._buffers.keys()
+    for hook in tuple(module._forward_pre_hooks.values()):
+        made, sources = _made_by(hook)
+        if made in there or not all(hasattr(module, name) for name in sources):
+            for table in (module.__dict__[name] for name in _HOOKS):
+                for key, other in tuple(table.items()):
+                    if other is hook or getattr(other, "fn", None) is hook:
+                        del table[key]
+
+
+def _made_by(hook: Any) -> tuple[str, tuple[str, ...]]:
+    """The name of the tensor that a hook of torch.nn.utils makes, and of those it makes it from."""
+    if isinstance(hook, WeightNorm):
+        return hook.name, (f"{hook.name}_g", f"{hook.name}_v")
+    if isinstance(hook, SpectralNorm):
+        return hook.name, (f"{hook.name}_orig", f"{hook.name}_u", f"{hook.name}_v")
+    if isinstance(hook, BasePruningMethod):
+        return hook._tensor_name, (f"{hook._tensor_name}_orig", f"{hook._tensor_name}_mask")
+    return "", ()
 
 
 def _put_module(root: nn.Module, path: str, module: nn.Module) -> None:
@@ -264,13 +323,20 @@ class Undo:
 
     def __init__(self, roots: Iterable[nn.Module]) -> None:
         modules = {id(m): m for root in roots for m in root.modules()}
-        self._modules = [(m, _copied(m)) for m in modules.values()]
+        self._modules = [(m, type(m), _copied(m)) for m in modules.values()]
+        tables = [m.__dict__[name] for m in modules.values() for name in _HOOKS]
+        self._hooks = [(table, dict(table)) for table in tables if table]
         tensors = {id(t): t for m in modules.values() for t in _own(m)}
         self._tensors = [(t, t.data, t.grad, t.requires_grad) for t in tensors.values()]
 
     def restore(self) -> None:
         """Everything as it was."""
-        for module, memory in self._modules:
+        for table, hooks in self._hooks:
+            table.clear()
+            table.update(hooks)
+        for module, kind, memory in self._modules:
+            if type(module) is not kind:
+                module.__class__ = kind
             module.__dict__.clear()
             module.__dict__.update(memory)
             if isinstance(module, fx.GraphModule):

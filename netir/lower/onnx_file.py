@@ -15,7 +15,7 @@ import onnx
 import onnx_ir
 
 from netir.errors import NetirError
-from netir.files import reason, to_disk
+from netir.files import expect_replaceable, reason, to_disk
 
 LIMIT = 1_900_000_000
 """The bytes of tensors that a file of less than 2 GB has room for."""
@@ -50,6 +50,7 @@ def drafted(model: onnx_ir.Model, target: Path, external: bool | None) -> Iterat
 
 def _resolved(target: Path) -> Path:
     try:
+        expect_replaceable(target)
         target = target.resolve()
         folder = target.is_dir()
     except (OSError, RuntimeError, ValueError) as error:

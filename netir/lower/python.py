@@ -52,7 +52,7 @@ def to_python(graph: Graph, path: str | os.PathLike[str], *, overwrite: bool = F
 
 def _expect_ours(target: Path, weights: Path) -> None:
     ours = False
-    if target.exists():
+    if target.is_file():
         with target.open(encoding="utf-8", errors="replace") as file:
             ours = file.readline().startswith(_FIRST)
     for file_ in (target, weights):
