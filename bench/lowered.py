@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import netir
 from bench.measure import (
@@ -31,6 +30,7 @@ from bench.measure import (
     report,
 )
 from bench.models import sample
+from tests.called import operators
 from tests.zoo.sample import Sample
 
 BATCH, LIMIT = 8, 1.02
@@ -88,28 +88,12 @@ def measure(name: str, rounds: int, repeat: int, budget: float) -> list[list[Any
                 found = times.setdefault((mode, what), {k: [] for k in tasks})
                 for k, more in interleaved(tasks, repeat, budget / rounds).items():
                     found[k] += more
-    counts = " / ".join(f"{calls(modules[k], args):,}" for k in ("original", "lowered"))
+    pair = (modules[k].train() for k in ("original", "lowered"))
+    counts = " / ".join(f"{operators(module, args).total():,}" for module in pair)
     rows = [[name, *case, *row(found), None, None] for case, found in times.items()]
     rows[-1][-2] = counts
     rows[0][-1] = milliseconds(lower, "lower")
     return rows
-
-
-class Called(TorchDispatchMode):
-    """Counts the operators that run."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        return func(*args, **(kwargs or {}))
-
-
-def calls(module: nn.Module, args: tuple[Any, ...]) -> int:
-    """How many operators a forward pass in train mode calls."""
-    with torch.no_grad(), Called() as called:
-        module.train()(*args)
-    return called.count
 
 
 def row(times: Times) -> list[Any]:

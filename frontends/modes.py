@@ -38,7 +38,7 @@ _HARMLESS = frozenset({"__get__", "__set__", "__bool__", "size", "dim", "float",
                        "detach", "contiguous", "isfinite", "isinf", "isnan", "all",
                        "any"})  # fmt: skip
 DROPPING = frozenset({"dropout", "dropout_", "alpha_dropout", "feature_alpha_dropout", "dropout1d",
-                       "dropout2d", "dropout3d", "feature_dropout"})  # fmt: skip
+                      "dropout2d", "dropout3d", "feature_dropout"})  # fmt: skip
 _ATTENTION = "scaled_dot_product_attention"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from runpy import run_path
@@ -13,7 +12,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from netir import Graph, to_python, to_torch, trace
 from netir.edit import Edit
@@ -21,6 +19,7 @@ from netir.ir import Ref
 from netir.lower.torch import Lowered
 from netir.ops import OPS
 from netir.text import parse_graph, print_graph
+from tests.called import operators
 from tests.zoo.classics import CLASSICS
 
 Call = Callable[[Tensor, Tensor], Any]
@@ -46,7 +45,8 @@ APART: dict[str, Call] = {
     "copied onto itself": lambda h, x: (total := h + x).copy_(total),
     "scaled": lambda h, x: h.mul_(2),
     "narrower": lambda h, x: h.bfloat16().add(1).add_(x).float(),
-    "over the sigmoid": lambda h, x: F.relu_(h.sigmoid().clone()),
+    "over a copy": lambda h, x: F.relu_(h.sigmoid().clone()),
+    "over a sine": lambda h, x: F.relu_(h.sin()),
 }
 """What must not be, or is not worth it."""
 
@@ -74,24 +74,6 @@ class Written(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.call(self.layer(x), x)
-
-
-class Called(TorchDispatchMode):
-    """Counts the operators that run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.found[str(func)] += 1
-        return func(*args, **(kwargs or {}))
-
-
-def operators(module: nn.Module, args: tuple[Any, ...]) -> Counter[str]:
-    with torch.no_grad(), Called() as called:
-        module(*args)
-    return called.found
 
 
 def writes(module: Lowered) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 import netir
+from netir.errors import NetirError
 from netir.ir import Node, Record, Ref
 from netir.lower.python import to_python
 from netir.lower.source import wrapped
@@ -151,3 +153,11 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     _, graph = traced("chain")
     with pytest.raises(netir.NetirError, match="cannot write the file"):
         to_python(graph, tmp_path / "none" / "net.py")
+
+
+def test_a_pipe_in_the_way_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "net.py")
+    graph = traced("fused_chunk")[1]
+    with pytest.raises(NetirError, match="there is a device, a pipe or a socket"):
+        to_python(graph, tmp_path / "net.py", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.py"]

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from netir.errors import NetirError
-from netir.files import replacing
+from netir.files import expect_replaceable, replacing
 from netir.ir import Graph
 from netir.lower.forward import Forward, Records, is_list, reach
 from netir.lower.source import constructor, identifier, literal, quoted, wrapped
@@ -35,6 +35,8 @@ def to_python(graph: Graph, path: str | os.PathLike[str], *, overwrite: bool = F
     if target.suffix != ".py":
         raise NetirError(f"'{target}' is not the name of a Python file", fix="end it in .py")
     weights = target.with_suffix(".safetensors")
+    for file_ in (target, weights):
+        expect_replaceable(file_)
     if not overwrite:
         _expect_ours(target, weights)
     module = to_torch(graph, copy=False)
