@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain
@@ -36,7 +36,11 @@ class Space:
         self._analysis = analysis
         self.layouts = layouts
         self.atom = atom
-        self.name = ""
+
+    @property
+    def name(self) -> str:
+        """The parameter that it is named after; with the axis and the part, where it is not all."""
+        return self._analysis.names[self.atom]
 
     @cached_property
     def members(self) -> tuple[Member, ...]:
@@ -130,8 +134,17 @@ class Analysis:
                 for atom in self.atoms(layout):
                     layouts[atom].append(layout)
             channels = (atom for atom in layouts if atom.reason is not EXTENT)
-            found = tuple(Space(self, atom, layouts[atom]) for atom in channels)
-            self._name(found)
+            return tuple(Space(self, atom, layouts[atom]) for atom in channels)
+
+    @cached_property
+    def names(self) -> Mapping[Atom, str]:
+        """What people call every space: made when first asked for, as an analysis needs none."""
+        found: dict[Atom, str] = {}
+        taken: Counter[str] = Counter()
+        for space in self.spaces:
+            name = self._space_name(self._most_telling(space), space.atom)
+            taken[name] += 1
+            found[space.atom] = name if taken[name] == 1 else f"{name}/{taken[name]}"
         return found
 
     @cached_property
@@ -159,13 +172,6 @@ class Analysis:
         if found is None:
             found = self._atoms[layout] = tuple(dict.fromkeys(atoms(layout)))
         return found
-
-    def _name(self, spaces: Iterable[Space]) -> None:
-        taken: dict[str, int] = {}
-        for space in spaces:
-            name = self._space_name(self._most_telling(space), space.atom)
-            taken[name] = taken.get(name, 0) + 1
-            space.name = name if taken[name] == 1 else f"{name}/{taken[name]}"
 
     def _most_telling(self, space: Space) -> Member:
         """The member to name a space after: first of all the weight whose rows it is."""
