@@ -29,7 +29,7 @@ from netir.frontends.inputs import Call, plain_signature, tree_of
 from netir.frontends.modes import DROPPING
 from netir.frontends.sizes import SizeReader
 from netir.frontends.tied import tied_state
-from netir.ir import Graph, Node, Ref, TensorType, Tree
+from netir.ir import Graph, Node, Ref, TensorType, Tree, leaves
 from netir.kernels.group_calls import recorded
 from netir.ops.norm import BatchNorm
 
@@ -140,15 +140,16 @@ def read_program(program: ExportedProgram, model: nn.Module, call: Call, name: s
     inputs = _bind_inputs(program, reader, placeholders, aliases)
     reader.read(program.graph)
     output = _output(program, reader)
+    arguments = call.arguments(model, names)
     _warn_of_writes(reader)
     _warn_of_sizes(reader, call)
     return Graph(
         name=name or type(model).__name__,
-        inputs=inputs,
+        inputs={leaf.name: inputs[leaf.name] for leaf in leaves(arguments)},
         nodes=dict(_averaging(model, reader.nodes)),
         params=reader.params,
         output=output,
-        arguments=call.arguments(model, names),
+        arguments=arguments,
         aliases=aliases,
     )
 

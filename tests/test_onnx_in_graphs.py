@@ -154,6 +154,40 @@ def test_a_bound_that_is_never_reached_is_left_out() -> None:
     assert str(netir.from_onnx(model).nodes["reshape"].op) == "Reshape(shape=(length, 4, 3))"
 
 
+def test_sizes_may_be_counted_in_floats() -> None:
+    model = model_of(
+        [node("Shape", "x", "s", start=0, end=1), node("Squeeze", "s", "n"),
+         node("Cast", "n", "last", to=TensorProto.FLOAT), node("Range", "first last step", "y")],
+        {"x": ["batch", 2]}, ["y"], {"first": 1.0, "step": 2.0},
+    )  # fmt: skip
+    found = netir.run(netir.from_onnx(model), torch.rand(6, 2))
+    assert (found.dtype, found.tolist()) == (torch.float32, [1, 3, 5])
+
+
+def test_batch_norm_by_computed_statistics_is_trained_through() -> None:
+    model = model_of(
+        [node("ReduceMean", "x over", "m", keepdims=0),
+         node("BatchNormalization", "x w w m v", "y", epsilon=0.5)],
+        {"x": ["batch", 3, 4]}, ["y"],
+        {"w": np.array([1.0, 2.0, 3.0]), "v": np.full(3, 3.5), "over": [0, 2]},
+    )  # fmt: skip
+    x = torch.rand(5, 3, 4, requires_grad=True)
+    scale = torch.tensor([1.0, 2.0, 3.0])[:, None]
+    want = (x - x.mean((0, 2))[:, None]) / 2 * scale + scale
+    found = netir.to_torch(netir.from_onnx(model)).train()(x)
+    torch.testing.assert_close(found, want)
+    (wanted,), (given,) = (torch.autograd.grad(y.square().sum(), x) for y in (want, found))
+    torch.testing.assert_close(given, wanted)
+
+
+def test_a_resize_to_the_same_size_does_nothing() -> None:
+    model = model_of(
+        [node("Resize", "x _ _ to", "y", mode="linear", axes=[2])], {"x": [1, 3, 8]}, ["y"],
+        {"to": [8]},
+    )  # fmt: skip
+    assert not netir.from_onnx(model).nodes
+
+
 RECURRENT = {"w": np.ones((1, 12, 2)), "r": np.ones((1, 12, 3)), "p": np.ones((1, 9))}
 
 
@@ -166,6 +200,7 @@ RECURRENT = {"w": np.ones((1, 12, 2)), "r": np.ones((1, 12, 3)), "p": np.ones((1
         (node("GRU", "x w r", "y", hidden_size=3), "resets before its product"),
         (node("RNN", "x w r", "y", activations=["Elu"]), "has the activations"),
         (node("LSTM", "x w w", "y", hidden_size=3), "has states that are projected"),
+        (node("LSTM", "x w r _ _ x _", "y", hidden_size=3), "has a state of 2 numbers"),
         (node("AveragePool", "i", "y", kernel_shape=[2, 2], dilations=[2, 2]), "has dilations"),
         (node("BatchNormalization", "i c c c c", "y", training_mode=1), "is in training mode"),
         (node("Shrink", "x", "y", bias=0.1), "has a bias that is not its threshold"),

@@ -1,6 +1,7 @@
 """Reading ONNX models that netir itself, torch and scikit-learn write."""
 
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -33,6 +34,19 @@ from tests.zoo.traced import NAMES, fresh, traced
 FAST = ("residual", "depthwise", "transposed", "encoder_layers", "grouped_native",
         "bidirectional_lstm", "gru", "group_norm", "language_model", "tied_layers")  # fmt: skip
 """Constructs that are exported by torch in every run of the tests; all of them in a soak."""
+
+
+NOT_OF_TORCH = {"activations_hard", "dynamic_conv", "opaque_cdist", "opaque_several",
+                "opaque_solve", "opaque_special", "orthogonal", "output_is_input",
+                "pools"}  # fmt: skip
+"""Constructs that torch.onnx.export cannot write."""
+
+REFUSED = {
+    "bags": "cannot be read: Loop",
+    "index_put": "NonZero reads input 0, which is not constant",
+    "projected_lstm": "has a state of 10 numbers and weights for 6",  # torch drops the projection
+}
+"""Constructs of which the export is refused, and with what words."""
 
 
 @contextmanager
@@ -145,9 +159,17 @@ def test_exports_of_torch_are_read_and_rewritten(name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("name", [n for n in SMALL if n not in FAST])
+@pytest.mark.parametrize("name", sorted({*SMALL} - {*FAST} - NOT_OF_TORCH - {*REFUSED}))
 def test_all_exports_of_torch_are_read_and_rewritten(name: str, tmp_path: Path) -> None:
     read_and_rewritten(name, tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", REFUSED)
+def test_exports_of_torch_are_refused_in_words(name: str, tmp_path: Path) -> None:
+    _, path = exported(name, tmp_path / "net.onnx")
+    with pytest.raises(NetirError, match=re.escape(REFUSED[name])):
+        netir.from_onnx(path)
 
 
 def read_and_rewritten(name: str, folder: Path) -> None:

@@ -318,6 +318,11 @@ class Collects(nn.Module):
         return self.head(x + sum(rest)) * more["gain"] - more["shift"]
 
 
+def test_inputs_are_in_the_order_of_the_arguments() -> None:
+    _, graph = traced("keywords")  # called with gain before y
+    assert list(graph.inputs) == list(graph.arguments) == ["x", "y", "gain"]
+
+
 def test_collected_inputs() -> None:
     model = Collects()
     made = lambda n: [torch.randn(n, 3) for _ in range(5)]  # noqa: E731

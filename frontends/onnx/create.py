@@ -6,6 +6,8 @@ import math
 
 import torch
 
+from netir.dims import Dim
+from netir.frontends.onnx.builder import sizes_of
 from netir.frontends.onnx.call import Call
 from netir.frontends.onnx.tensors import dtype_of, torch_tensor
 from netir.frontends.onnx.value import Value, constant
@@ -28,13 +30,22 @@ def numbers_between(call: Call) -> Value:
         start, end, step = (float(n) for n in numbers)  # type: ignore[arg-type]
         count = max(math.ceil((end - start) / step), 0)
         return call.emit(create.Arange(start, end, step, count, dtype))
-    first, last, gap = (call.sizes(i)[0] for i in range(3))
+    first, last, gap = (_whole(call, i) for i in range(3))
     if not isinstance(gap, int) or gap == 0:
         call.refuse("has no step that is a number", "use a constant step")
     size = -((first - last) // gap) if gap > 0 else -((last - first) // -gap)
     if isinstance(size, int):
         size = max(size, 0)
     return call.emit(create.Arange(first, last, gap, size, dtype))
+
+
+def _whole(call: Call, index: int) -> Dim:
+    """A size or number that an input holds, be it as a float."""
+    number, counted = call[index].number(), call[index].counted
+    if isinstance(number, float) and number.is_integer():
+        return int(number)
+    known = None if counted is None else sizes_of(counted)
+    return call.sizes(index)[0] if known is None else known[0]
 
 
 def stored(call: Call) -> Value:

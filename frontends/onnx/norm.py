@@ -19,9 +19,19 @@ def batch_norm(call: Call) -> Value:
     if call.version < 9 and call.integer("spatial", 1) != 1:
         call.refuse("normalises every position by itself", "export the model with opset 9 or more")
     vectors = [call.cast(call[i], call[0].dtype) for i in range(1, 5)]
-    momentum = round(1 - call.number("momentum", 0.9), 9)
-    op = norm.BatchNorm(momentum, call.number("epsilon", 1e-5))
-    return call.emit(op, call[0], *vectors)
+    momentum, eps = round(1 - call.number("momentum", 0.9), 9), call.number("epsilon", 1e-5)
+    if any(call[i].data is None for i in (3, 4)):
+        return _by_computed(call, call[0], vectors, eps)
+    return call.emit(norm.BatchNorm(momentum, eps), call[0], *vectors)
+
+
+def _by_computed(call: Call, x: Value, vectors: list[Value], eps: float) -> Value:
+    """Batch norm by statistics that the network computes, which nothing keeps."""
+    spread = (x.shape[1], *(1,) * (x.rank - 2))
+    weight, bias, mean, variance = (call.reshaped(v, spread) for v in vectors)
+    scale = call.emit(pointwise.Rsqrt(), call.emit(arithmetic.Add(other=eps), variance))
+    found = call.emit(arithmetic.Mul(), call.emit(arithmetic.Sub(), x, mean), scale)
+    return call.emit(arithmetic.Add(), call.emit(arithmetic.Mul(), found, weight), bias)
 
 
 def instance_norm(call: Call) -> Value:

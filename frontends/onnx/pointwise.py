@@ -170,7 +170,10 @@ def cast_like(call: Call) -> Value:
 def _cast(call: Call, to: torch.dtype) -> Value:
     if torch.float8_e4m3fn in (to, call[0].dtype) or torch.float8_e5m2 in (to, call[0].dtype):
         call.refuse("to or from floats of 8 bits cannot be read", "export the model in 16 bits")
-    return call.cast(call[0], to)
+    found = call.cast(call[0], to)
+    if found is not call[0] and call[0].sizes is not None:
+        found.counted = call[0]
+    return found
 
 
 def dropout(call: Call) -> Any:

@@ -82,6 +82,9 @@ def _state(call: Call, index: int, x: Value, count: int, hidden: Any) -> Value:
     found = call.maybe(index)
     if found is None:
         return call.emit(create.Full((count, x.shape[1], hidden), 0.0, x.dtype))
+    if found.shape[-1] != hidden:
+        call.refuse(f"has a state of {found.shape[-1]} numbers and weights for {hidden}",
+                    "export the model without a projection")  # fmt: skip
     return call.permuted(found, (1, 0, 2)) if call.integer("layout") else found
 
 

@@ -23,11 +23,11 @@ def resize(call: Call) -> Value:
     """Other sizes of some axes: by factors, or to sizes."""
     x = call[0]
     factors, sizes = _wanted(call)
+    mode = call.text("mode", "nearest")
     spatial = range(2, x.rank)
     changed = [a for a in range(x.rank) if factors[a] != 1 or sizes[a] != x.shape[a]]
     if not changed:
         return x
-    mode = call.text("mode", "nearest")
     if mode == "nearest":
         return _nearest(call, x, changed, factors, sizes)
     if any(a not in spatial for a in changed) or not 3 <= x.rank <= 5:

@@ -42,6 +42,8 @@ class Value:
     shared: bool = False
     transposed: Value | None = None
     """The same matrix with its axes exchanged, where that is at hand."""
+    counted: Value | None = None
+    """The sizes that it was cast from, where it is made of them."""
 
     @property
     def shape(self) -> tuple[Dim, ...]:

@@ -14,7 +14,7 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor, from_torch_dtype
 
 from netir.errors import NetirError, blaming, first_line
-from netir.evaluate import behind
+from netir.evaluate import behind, run
 from netir.ir import Graph, Node, Record, Ref, TensorType, Tree
 from netir.lower.tape import OnnxValue, Tape
 from netir.ops.base import NoLowering
@@ -96,8 +96,11 @@ class _Walk:
         self.tape.turn_to(node.name, node.types, scope)
         for kind in node.types:
             _expect_real(kind, node)
-        operands = [None if o is None else self.operand(o) for o in node.operands]
         with blaming(partial(_unwritten, node)):
+            operands = [
+                None if o is None else self.operand(o, numeric=node.op.numeric and position > 0)
+                for position, o in enumerate(node.operands)
+            ]
             found: Any = node.op.to_onnx(self.tape, *operands)
         made = found if isinstance(found, tuple) else (found,)
         for name, kind, value in zip(node.results, node.types, made, strict=True):
@@ -107,9 +110,9 @@ class _Walk:
                 value.value.name = self.names.reserve(name, node.name)
                 value.value.shape = _shape(kind)
 
-    def operand(self, operand: str) -> OnnxValue:
+    def operand(self, operand: str, numeric: bool = False) -> OnnxValue:
         if operand[0] != "@":
-            return self.values[operand]
+            return (self._number(operand) if numeric else None) or self.values[operand]
         name = operand[1:]
         if name not in self.params:
             data = self.graph.params[name].data.detach()
@@ -117,6 +120,16 @@ class _Walk:
             found.value.const_value = TorchTensor(data, found.value.name)
             self.params[name] = found
         return self.params[name]
+
+    def _number(self, value: str) -> OnnxValue | None:
+        """A value as a constant, if parameters alone decide it, such as a masked weight."""
+        nodes = behind(self.graph, [value])
+        read = {operand for node in nodes.values() for operand in node.values}
+        sizes = [size for node in nodes.values() for kind in node.types for size in kind.shape]
+        if not read.isdisjoint(self.graph.inputs) or not all(isinstance(s, int) for s in sizes):
+            return None
+        alone = self.graph.replace(nodes=nodes, inputs={}, arguments={}, output=Ref(value))
+        return self.tape.constant(run(alone))
 
     def _outputs(self) -> list[onnx_ir.Value]:
         """The values that are returned, under the names of their places in what is returned."""

@@ -84,6 +84,8 @@ class Op:
 
     onnx: ClassVar[str] = ""
     """The ONNX operator that does the same to the same operands, if it needs no attributes."""
+    numeric: ClassVar[bool] = False
+    """Whether `to_onnx` computes with the numbers of all operands but the first."""
 
     modal: ClassVar[bool] = False
     """Whether `to_torch` may be told `training`; without it, it means eval mode."""

@@ -40,6 +40,7 @@ class GroupConv(Op):
 
     name = "group_conv"
     custom = "group_conv.default"
+    numeric = True
     groups: tuple[str, ...] = ("C1",)
     ambient: str = ""
     lifting: bool = False
@@ -208,8 +209,8 @@ def stored(value: OnnxValue, name: str) -> Tensor:
     """The numbers of a parameter, from what stands for it on a tape."""
     data = getattr(value.value.const_value, "raw", None)
     if not isinstance(data, Tensor):
-        raise NoLowering(f"the weights of a '{name}' are computed, so they are not known yet",
-                         fix="run the pass fold(what='constants', freeze=True) first")  # fmt: skip
+        raise NoLowering(f"the weights of a '{name}' depend on the inputs, so they are not known",
+                         fix="export a network in which parameters alone decide them")  # fmt: skip
     return data
 
 
@@ -223,6 +224,7 @@ class FieldNorm(Op):
     name = "field_norm"
     modal = True
     custom = "field_norm.default"
+    numeric = True
     fills = {1: 1.0, 4: 1.0}
     ambient: str = "C1"
     momentum: float = 0.1
