@@ -18,7 +18,7 @@ import netir
 from netir.ops.activation import Dropout
 from netir.ops.attention import Attention
 from tests.mistakes import Calls
-from tests.zoo.traced import NAMES, fresh
+from tests.zoo.traced import NAMES, fresh, traced
 
 
 def slice_added(x: Tensor) -> Tensor:
