@@ -152,6 +152,7 @@ FILES: Mapping[str, Mistake] = {
     "this is a folder, not a file": lambda: netir.load("."),
     "cannot read the file: …": lambda: load("."),
     "cannot write the file: …": lambda: netir.save(graph(), "none/net.netir"),
+    "'…' is no name for a saved graph": lambda: netir.save(graph(), "net.onnx"),
     "this is no whole .netir file (…)": lambda: netir.load(written("net.netir", b"more")),
     "the file is damaged: its checksum is wrong": lambda: stored(lambda m: m.update(sha256="0")),
     "this safetensors file holds no graph": lambda: stored(lambda m: m.pop("netir")),
