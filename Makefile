@@ -41,7 +41,7 @@ test: $(READY) browser
 
 # The long tests, with more and fresh random examples.
 soak: $(READY)
-	$(PYTEST) -n 2 -m soak --hypothesis-profile=soak $(ARGS)
+	$(PYTEST) -n 2 --dist worksteal -m soak --hypothesis-profile=soak $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
