@@ -164,8 +164,8 @@ class _Change:
             if name in derived and self._moves_any(derived[name]):
                 op = replace(op, **{k: self._attribute(op, k, d) for k, d in derived[name].items()})
             operands = node.operands
-            for slot, axis, layout in scalings.get(name, ()):
-                scaled = self._scaling(nodes, params, added, operands, slot, axis, layout, node)
+            for slot, axis, summed in scalings.get(name, ()):
+                scaled = self._scaling(nodes, params, added, operands, slot, axis, summed, node)
                 operands = (*operands[:slot], scaled, *operands[slot + 1 :])
             if op is not node.op or types != node.types or operands is not node.operands:
                 node = replace(node, op=op, types=types, operands=operands)
@@ -190,28 +190,25 @@ class _Change:
         pairs = zip(old, layouts, strict=True)
         return tuple(o if d is None else self.moves.size(d) for o, d in pairs)
 
-    def _scalings(self) -> dict[str, list[tuple[int, int, Layout]]]:
-        """Where a sum has no parameter of its own to share out: the operand to scale."""
-        found: dict[str, list[tuple[int, int, Layout]]] = {}
+    def _scalings(self) -> dict[str, list[tuple[int, int, frozenset[Atom]]]]:
+        """Where a sum has no parameter of its own to share out: the operand to scale, for what."""
+        found: dict[str, list[tuple[int, int, frozenset[Atom]]]] = {}
         for use in self.analysis.uses:
             if use.kind not in ("contract", "pair", "sum") or not self.moves.touches(use.layout):
                 continue
-            if self._absorbed(use):
-                continue
-            if not _shares(self.moves.of(use.layout, frozenset(atoms(use.layout)))):
-                continue
-            slot, axis = self._scaled_slot(use)
-            found.setdefault(use.node, []).append((slot, axis, use.layout))
+            left = self._not_absorbed(use)
+            if left and _shares(self.moves.of(use.layout, left)):
+                slot, axis = self._scaled_slot(use)
+                found.setdefault(use.node, []).append((slot, axis, left))
         return found
 
-    def _absorbed(self, use: Use) -> bool:
+    def _not_absorbed(self, use: Use) -> frozenset[Atom]:
+        """What changes of a sum and is not shared out by a parameter that has a part in it."""
         operands = self.graph.nodes[use.node].operands
-        wanted = frozenset(atoms(use.layout))
-        summed = self.analysis.summed
-        return any(
-            summed.get(((operands[slot] or "")[1:], axis), NOTHING) >= wanted
-            for slot, axis in use.slots
-        )
+        left = self.moves.bases.keys() & frozenset(atoms(use.layout))
+        for slot, axis in use.slots:
+            left -= self.analysis.summed.get(((operands[slot] or "")[1:], axis), NOTHING)
+        return frozenset(left)
 
     def _scaled_slot(self, use: Use) -> tuple[int, int]:
         operands = self.graph.nodes[use.node].operands
@@ -229,7 +226,7 @@ class _Change:
         operands: tuple[str | None, ...],
         slot: int,
         axis: int,
-        layout: Layout,
+        summed: frozenset[Atom],
         node: Node,
     ) -> str:
         """Multiply an operand by the shares of one axis; gives the name of the result."""
@@ -238,7 +235,6 @@ class _Change:
         whole = tuple(self.analysis.shape(old))
         shape = tuple(map(self.moves.size, whole))
         kind = TensorType(self.graph.type_of(old).dtype, shape)
-        summed = frozenset(atoms(layout))
         share = _share_vector(self.moves.of(whole[axis], summed), shape[axis])
         graph = self.graph
         taken = (nodes, params, graph.nodes, graph.inputs, graph.aliases)

@@ -153,6 +153,28 @@ def test_only_uneven_copies_part_in_training(graph: Graph, split: str) -> None:
     assert (gap > 1e-9).all() if split == "uneven" else (gap < 1e-15).all()
 
 
+class ReadTwice(nn.Module):
+    """One layer reads groups that joined the batch, and a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.small, self.read = nn.Linear(2, 3), nn.Linear(4, 3), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.small(x)
+        grouped = self.inner(x.view(-1, 2)).view(-1, 6)
+        return torch.relu(self.read(grouped)) + torch.relu(self.read(torch.cat([y, y], 1)))
+
+
+def test_a_weight_takes_the_shares_that_its_readers_have_in_common() -> None:
+    x = torch.randn(3, 4)
+    before = netir.trace(ReadTwice(), (x,))
+    after = Widen("inner", factor=2)(before)
+    assert after.params["read.weight"].data.shape == (5, 12)
+    assert len(after.nodes) == len(before.nodes)
+    verify(before, after, (x,), contract="exact")
+
+
 class Normed(nn.Module):
     """A hidden space that a layer norm mixes."""
 
