@@ -67,7 +67,8 @@ def results_of(
     with blaming(lambda error: _failed(node, operands, error)):
         found = op.to_torch(*operands, **({"device": device} if op.placed else {}))
     found = (found,) if isinstance(found, Tensor) else tuple(found)
-    return dict(zip(node.results, found, strict=True))
+    # What makes floats of whole numbers makes them in torch's default type.
+    return {r: _cast(each, dtype) for r, each in zip(node.results, found, strict=True)}
 
 
 def _failed(node: Node, operands: list[Any], error: Exception) -> NetirError:

@@ -278,6 +278,25 @@ def test_a_scaling_takes_no_name_that_is_there() -> None:
     assert error_between(graph, wide) < 1e-14
 
 
+class Levels(nn.Module):
+    """Floats are rounded to whole numbers and divided again, which makes floats of torch's type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        levels = torch.sigmoid(self.one(x)).mul(255).round().to(torch.uint8)
+        return self.two(levels / 255)
+
+
+def test_verify_computes_all_in_float64() -> None:
+    x = torch.randn(3, 3)
+    graph = netir.trace(Levels(), (x,))
+    after = change_basis(graph, {"one": replicate([0, 1, 2, 3, 3])}).graph
+    assert verify(graph, after, (x,), contract="exact").error <= 1e-15
+
+
 def test_verify_names_the_first_node_that_differs() -> None:
     graph = graph_of(Perceptron())
     done = change_basis(graph, {"first": replicate([0, 1, 2, 3, 4, 5, 0])})
