@@ -50,6 +50,18 @@ def show(layout: Layout) -> str:
     return "·".join(map(repr, resolve(layout))) or "1"
 
 
+def outline(layout: Layout) -> str:
+    """A layout for people, however large it is: its outermost sizes, as in `8·[32 | 32 | …]`."""
+    return "·".join(map(_outline, resolve(layout))) or "1"
+
+
+def _outline(term: Term) -> str:
+    if isinstance(term, Atom):
+        return str(term.size)
+    parts = [str(size_of(part)) for part in term.parts[:4]]
+    return f"[{' | '.join(parts)}{' | …' if len(term.parts) > 4 else ''}]"
+
+
 def size_of(layout: Layout) -> Dim:
     """The number of indices of an axis."""
     if len(layout) == 1:

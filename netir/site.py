@@ -10,7 +10,7 @@ from netir.axes import FREE, Role, Rule, parse_rule
 from netir.dims import Dim, divide
 from netir.errors import NetirError
 from netir.ir import Node, TensorType
-from netir.layouts import Atom, Layout, freeze, show, size_of, unify
+from netir.layouts import Atom, Layout, freeze, outline, size_of, unify
 
 if TYPE_CHECKING:
     from netir.spaces import Analysis
@@ -40,12 +40,6 @@ class Use(NamedTuple):
     node: str
     layout: Layout
     slots: tuple[Place, ...]
-
-
-def _shortened(layout: str) -> str:
-    """A layout for people, who see elsewhere what is frozen."""
-    plain = layout.replace("!", "")
-    return plain if len(plain) <= 40 else f"{plain[:39]}…"
 
 
 class Site:
@@ -78,7 +72,7 @@ class Site:
     def unify(self, left: Layout, right: Layout) -> None:
         """Demand that two axes have one layout; where that cannot be expressed, freeze both."""
         if left is not right and not unify(left, right):
-            met = " and ".join(_shortened(show(layout)) for layout in (left, right))
+            met = f"{outline(left)} and {outline(right)}"
             self.freeze(left + right, f"two layouts meet that cannot be made one: {met}")
 
     def freeze(self, layout: Layout, why: str) -> None:

@@ -23,6 +23,7 @@ from netir.layouts import (
     cut,
     freeze,
     frozen,
+    outline,
     regroup,
     resolve,
     show,
@@ -39,6 +40,12 @@ from tests.indices import gathered, taken
 
 def one(size: Dim, reason: str | None = None) -> Layout:
     return (Atom(size, reason),)
+
+
+def test_an_outline_is_short() -> None:
+    long = concat([(Atom(2), Atom(3)), *((Atom(n),) for n in range(1, 9))])
+    assert outline((Atom(8, "frozen"), *long)) == "8·[6 | 1 | 2 | 3 | …]"
+    assert outline(()) == "1"
 
 
 def test_unify_joins_atoms_of_one_size() -> None:
