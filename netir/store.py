@@ -25,8 +25,17 @@ from netir.text import parse_graph, print_graph
 FORMAT = "1"
 _STORABLE = frozenset(DTYPE_NAMES) - {torch.complex128}
 _AGAIN = "save the graph again, or take another copy of the file"
-_OTHERS = {".onnx": "to_onnx", ".py": "to_python"}
-"""Files that are written by other functions."""
+_OTHERS = {".onnx": "netir export or netir.to_onnx", ".py": "netir lower or netir.to_python"}
+"""What writes files of other kinds."""
+
+
+def expect_savable(target: Path) -> None:
+    """Refuse the name of a file of another kind."""
+    if target.suffix in _OTHERS:
+        raise NetirError(
+            f"'{target.name}' is no name for a saved graph",
+            fix=f"name a .netir file, or use {_OTHERS[target.suffix]}",
+        )
 
 
 def save(graph: Graph, path: str | os.PathLike[str]) -> None:
@@ -36,11 +45,7 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
     """
     expect_graph(graph)
     target = Path(path)
-    if target.suffix in _OTHERS:
-        raise NetirError(
-            f"'{target.name}' is no name for a saved graph",
-            fix=f"name a .netir file, or call netir.{_OTHERS[target.suffix]}",
-        )
+    expect_savable(target)
     tensors = dict(_storable(graph))
     text = print_graph(graph)
     metadata = {"netir": FORMAT, "graph": text, "sha256": _checksum(text, tensors)}

@@ -114,6 +114,24 @@ class Chunks(nn.Module):
         return self.head(x * torch.arange(4.0)[:, None])
 
 
+class Seam(nn.Module):
+    """A group norm whose groups reach over the seam of a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(3, 32), nn.Linear(3, 16)
+        self.norm, self.head = nn.GroupNorm(8, 48), nn.Linear(48, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(torch.cat([self.one(x), self.two(x)], 1)))
+
+
+def test_layouts_that_cannot_be_made_one_are_shown() -> None:
+    spaces = {s.name: s.reason for s in netir.trace(Seam(), (torch.randn(2, 3),)).spaces()}
+    why = "group_norm (group_norm): two layouts meet that cannot be made one: [32 | 16] and 8·6"
+    assert spaces["one"] == spaces["two"] == why
+
+
 def test_a_size_that_is_equal_only_in_the_end_is_frozen() -> None:
     x = torch.randn(2, 7, 6)
     with pytest.warns(NetirWarning, match="does not fit every size"):

@@ -177,6 +177,13 @@ def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
         save(holding(), tmp_path / "none" / "a.netir")
 
 
+@pytest.mark.parametrize("name", ["net.onnx", "net.py"])
+def test_the_name_of_a_file_of_another_kind_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(NetirError, match=f"'{name}' is no name for a saved graph"):
+        save(holding(), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = "Error while serializing: I/O error: No space left on device (os error 28)"
 

@@ -82,13 +82,9 @@ def trace(
     """Trace a model and write it as a .netir file."""
     from netir.cli.models import find
     from netir.cli.tables import summary
-    from netir.store import save
+    from netir.store import expect_savable, save
 
-    if out.suffix in (".onnx", ".py"):
-        other = "export" if out.suffix == ".onnx" else "lower"
-        raise NetirError(
-            f"cannot trace to '{out.name}'", fix=f"name a .netir file, or use netir {other}"
-        )
+    expect_savable(out)  # before the trace, which takes long
     graph = find(model, inputs, sizes, allow_op)
     save(graph, out)
     typer.echo(f"{summary(graph)}\nwrote {out}")
