@@ -2,8 +2,9 @@
 
 Six groups are mixed: C1, C2, C4, D1, D2 and D4. `rotations` turns and stacks each group's
 parameters (bench/rotations.py); `one convolution per group` expands each by our way, but convolves
-six times and adds. All forward and backward, for parameters and coefficients, and for the input
-where there is a convolution; five steps in a row. One thread, processor time, float32.
+six times and adds; `ours` is the layer as it is, with its softmax. All forward and backward, for
+parameters and coefficients, and for the input where there is a convolution; five steps in a row.
+One thread, processor time, float32.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from bench.measure import (
 from bench.measure import report as written
 from bench.rotations import Rotations, mixed
 from netir.kernels.expand import expand
+from netir.kernels.group_calls import planned_conv
 from netir.kernels.plan import Plan
 
 GROUPS = ("C1", "C2", "C4", "D1", "D2", "D4")
@@ -50,7 +52,7 @@ class Shape:
 
 
 ALL = (Shape(128, 3, 28, 16), Shape(256, 3, 14, 16), Shape(256, 3, 7, 64), Shape(256, 5, 4, 64),
-       Shape(512, 3, 7, 16))  # fmt: skip
+       Shape(512, 3, 7, 16), Shape(512, 3, 2, 64))  # fmt: skip
 SHAPES = {str(shape): shape for shape in ALL}
 IN_A_ROW = 5
 QUICK = ("128→128 k3 28² B16",)
@@ -63,7 +65,8 @@ class Layer:
         self.plan = Plan(GROUPS, shape.kernel)
         fields = shape.channels // self.plan.elements
         self.alone = [Plan((name,), shape.kernel, ambient="D4") for name in GROUPS]
-        self.mix = torch.randn(len(GROUPS)).softmax(0).requires_grad_()
+        self.logits = torch.randn(len(GROUPS)).requires_grad_()
+        self.mix = self.logits.detach().softmax(0).requires_grad_()
         self.ours = [torch.randn(self.plan.shape(n, fields, fields)) / shape.channels
                      for n in GROUPS]  # fmt: skip
         self.ways = [Rotations(name, self.plan) for name in GROUPS]
@@ -111,22 +114,21 @@ class Layer:
                 total = total + share * self.convolved(x, expand([own], plan))
             return total
 
+        def ours(x: Tensor) -> Tensor:
+            return planned_conv(x, self.ours, [], self.logits, None, self.plan, 1, self.padding)
+
         def rotated() -> Tensor:
             made = mixed(self.ways, self.theirs, self.mix)
             return self.convolved(x, made.contiguous(memory_format=last))
 
-        leaves = [x, *self.ours, self.mix]
+        leaves, own = [x, *self.ours, self.mix], [*self.ours, self.logits]
         return {
             "dense, channels last": _both_ways(lambda: self.convolved(x, dense_last),
                                                [x, dense_last], slope_last),
             "dense, contiguous": _both_ways(lambda: self.convolved(plain, dense),
                                             [plain, dense], slope),
-            "ours, channels last": _both_ways(lambda: self.convolved(x, self.expanded()), leaves,
-                                              slope_last),
-            "ours, contiguous": _both_ways(
-                lambda: self.convolved(plain, self.expanded().contiguous()),
-                [plain, *self.ours, self.mix], slope,
-            ),
+            "ours, channels last": _both_ways(lambda: ours(x), [x, *own], slope_last),
+            "ours, contiguous": _both_ways(lambda: ours(plain), [plain, *own], slope),
             "rotations": _both_ways(rotated, [x, *self.theirs, self.mix], slope_last),
             "one convolution per group": _both_ways(each, leaves, slope_last),
         }  # fmt: skip
@@ -180,9 +182,10 @@ def run(given: Options) -> list[Table]:
                                 "target, at most", "rotations over dense",
                                 "one convolution per group over ours", "target, at least"),
               layers, (
-            "`dense` is an ordinary convolution of the same channels. It and ours are in whichever "
-            "memory format is faster; `rotations` and `one convolution per group` in channels "
-            "last.",
+            "`dense` is an ordinary convolution of the same channels. It and ours get maps in "
+            "whichever format is faster; `rotations` and `one convolution per group` in channels "
+            "last. On maps smaller than the kernel ours calls no convolution of the library's, but "
+            "multiplies matrices (kernels/small_maps.py).",
         )),
     ]  # fmt: skip
 

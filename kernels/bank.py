@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from netir.kernels import lattice
-from netir.kernels.expand import expand, filter_dtype
+from netir.kernels.expand import expand, filter_dtype, transformed
 from netir.kernels.plan import Plan, Tables
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class FilterBank:
         if tables is None:
             tables = [plan.tables(flat[0].device) for plan in self.plans]
         dtype = dtype or filter_dtype(flat[0])
-        if flat[0].device.type == "cpu":  # a launch costs nothing there, and the copy would
+        if flat[0].device.type == "cpu" or transformed():  # launches cost nothing, copies do
             each = zip(parameters, self.plans, coefficients, tables, strict=True)
             return [expand(p, plan, c, t, dtype) for p, plan, c, t in each]
         none = flat[0].new_empty(0)

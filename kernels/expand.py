@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from netir.kernels import lattice
@@ -48,13 +49,29 @@ def expand(
 
 
 def _way(parameter: Tensor) -> Callable[..., Tensor]:
-    """The op; on a processor what does the same in less time, unless something records ops."""
-    if parameter.device.type != "cpu" or torch.compiler.is_exporting():
+    """The op, or what does the same: in less time, or for those who know torch's ops alone."""
+    if transformed():
+        return plain
+    if torch.compiler.is_exporting() or parameter.device.type != "cpu":
         return expand_mix
     if torch.compiler.is_compiling():
-        return plain  # the compiler fuses these gathers better than the op runs them
-    ordinary = type(parameter) in (Tensor, torch.nn.Parameter)
-    return _direct if ordinary and _get_current_dispatch_mode() is None else expand_mix
+        return _fused
+    return _direct if at_once(parameter) else expand_mix
+
+
+def at_once(given: Tensor) -> bool:
+    """Whether calls run as they come: nothing compiles, records or transforms them."""
+    if torch.compiler.is_compiling() or transformed():
+        return False
+    return type(given) in (Tensor, torch.nn.Parameter) and _get_current_dispatch_mode() is None
+
+
+def transformed() -> bool:
+    """Whether `torch.func`, forward differentiation or `torch.jit` wants to see torch's own ops."""
+    functional: bool = torch._C._are_functorch_transforms_active()
+    if functional or torch.compiler.is_compiling():
+        return functional
+    return forward_ad._current_level >= 0 or torch._C._get_tracing_state() is not None
 
 
 def filter_dtype(parameter: Tensor) -> torch.dtype:
@@ -77,11 +94,12 @@ def expand_bias(
         raise ValueError(f"biases of {[len(b) for b in biases]} cosets, not of {cosets}")
     if tables is None:
         tables = plan.tables(biases[0].device)
-    owners = [tables.table[g, :, -2] for g in range(len(biases))]
-    parts = [bias.index_select(0, owner) for bias, owner in zip(biases, owners, strict=True)]
+    fields = torch.arange(biases[0].shape[1], dtype=torch.int32, device=biases[0].device)
+    owners = (tables.table[: len(biases), :, -2, None] * len(fields) + fields).flatten(1).unbind()
+    parts = [bias.flatten().index_select(0, own) for bias, own in zip(biases, owners, strict=True)]
     if coefficients is not None:
         parts = [part * c for part, c in zip(parts, coefficients.unbind(), strict=True)]
-    return (parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)).reshape(-1)
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
 
 def normalised(parameters: Sequence[Tensor], norms: Tensor, mix: Tensor | None = None) -> Tensor:
@@ -207,6 +225,39 @@ def plain(
         total = part if total is None else total + part
     assert total is not None
     return total.to(dtype).reshape(_shape(parameters, table))
+
+
+class _Fused(torch.autograd.Function):
+    """`plain` for a compiler; its own gradient of it would add in any order, and slowly."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, table: Tensor, weights: Tensor | None, dtype: torch.dtype, coefficients: Tensor,
+        *parameters: Tensor,
+    ) -> Tensor:  # fmt: skip
+        ctx.save_for_backward(table, weights, coefficients, *parameters)
+        return plain(parameters, coefficients, table, weights, (), dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        table, weights, coefficients, *parameters = ctx.saved_tensors
+        kind = lattice.sum_type(parameters[0].dtype)
+        dense = gradient.reshape(_dense(parameters, table)).to(kind)
+        found, products = [], []
+        for g, own in enumerate(parameters):
+            factors = None if weights is None else weights[g]
+            total = lattice.collected(dense, len(own), table[g], factors)
+            products.append((lattice.rows_of(own) * total).sum())
+            found.append((total * coefficients[g]).to(own.dtype).view(own.shape))
+        return None, None, None, torch.stack(products).to(coefficients.dtype), *found
+
+
+def _fused(
+    parameters: list[Tensor], coefficients: Tensor, table: Tensor, weights: Tensor | None,
+    into: tuple[int, ...], dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    made: Tensor = _Fused.apply(table, weights, dtype, coefficients, *parameters)  # type: ignore[no-untyped-call]
+    return made
 
 
 class _Direct(torch.autograd.Function):

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function
 
+from netir.kernels import small_maps
 from netir.kernels.bank import Remembered
-from netir.kernels.expand import expand, expand_bias, filter_dtype, normalised
+from netir.kernels.expand import at_once, expand, expand_bias, filter_dtype, normalised
 from netir.kernels.groups import cosets, group
 from netir.kernels.plan import Plan, Tables
 
@@ -108,12 +109,11 @@ def planned_conv(
         weight = group_filter(weights, logits, norms, plan, tables)
         return weight, group_bias(biases, logits, plan, tables)
 
-    if made is None and kept is not None and not torch.compiler.is_compiling():
+    if made is None and kept is not None and at_once(weights[0]):
         sources = [t for t in (*weights, *biases, logits, norms) if t is not None]
         made = kept(sources, make, filter_dtype(weights[0]))
     weight, bias = made or make()
-    x, weight = _laid_out(x, weight)
-    return F.conv2d(x, weight, bias, stride, padding)
+    return _convolved(x, weight, bias, stride, padding)
 
 
 def group_filter(
@@ -141,13 +141,17 @@ def group_bias(
     return expand_bias(biases, plan, None if logits is None else logits.softmax(0), tables)
 
 
-def _laid_out(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Input and filter in the memory format that is faster for a map of this size."""
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return x, weight
-    if _FEW * x.shape[-1] * x.shape[-2] > weight.shape[1]:
-        return x, weight
-    return x.contiguous(), weight.contiguous()
+def _convolved(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int
+) -> Tensor:
+    """`F.conv2d`, in whatever way is fastest for a map of this size."""
+    if x.device.type == "cpu" and at_once(x):
+        if small_maps.suits(x, weight, stride, padding):
+            made = small_maps.conv2d(x, weight, padding)
+            return made if bias is None else made + bias[:, None, None]
+        if _FEW * x.shape[-1] * x.shape[-2] <= weight.shape[1]:
+            x, weight = x.contiguous(), weight.contiguous()
+    return F.conv2d(x, weight, bias, stride, padding)
 
 
 @torch.library.custom_op("netir::group_conv", mutates_args=())

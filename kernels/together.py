@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from netir.kernels.bank import FilterBank, Remembered
-from netir.kernels.expand import filter_dtype
+from netir.kernels.expand import filter_dtype, transformed
 from netir.kernels.group_calls import Dense, coefficients_of, group_bias, recording
 from netir.kernels.layers import MixedGroupConv2d
 
@@ -56,7 +56,7 @@ class _Bank:
         self._given: list[MixedGroupConv2d] = []
 
     def before(self, model: nn.Module, inputs: Any) -> None:
-        if torch.compiler.is_compiling() or recording():
+        if torch.compiler.is_compiling() or recording() or transformed():
             return
         self._take_back()
         kinds: dict[Kind, list[tuple[MixedGroupConv2d, Parts]]] = {}

@@ -10,12 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 
 from netir.kernels.bank import FilterBank, Remembered, expand_bank
 from netir.kernels.expand import (
     DECOMPOSITIONS,
+    _direct,
+    _fused,
     expand,
     expand_bias,
     expand_mix,
@@ -29,6 +33,7 @@ from tests.group_layers import MIXED, Mixed, acted
 
 DOUBLE = torch.float64
 TREES = "ignore:.*LeafSpec:FutureWarning"  # torch's own decompositions copy one
+JIT = "ignore:`torch.jit:DeprecationWarning"  # torch's own forward differentiation uses it
 LEAVES = "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"  # torch's opcheck
 
 
@@ -132,15 +137,13 @@ def test_the_fast_way_is_the_plain_one(plan: Plan) -> None:
     made = parameters(plan)
     mix = torch.randn(len(made), dtype=DOUBLE, requires_grad=True)
     args = (made, mix, *plan.tables(), plan.into, DOUBLE)
-    fast, slow = expand_mix(*args), plain(*args)
-    assert gap(fast, slow) <= 1e-14
-    slope = torch.randn_like(fast)
-    for a, b in zip(
-        torch.autograd.grad(fast, [*made, mix], slope),
-        torch.autograd.grad(slow, [*made, mix], slope),
-        strict=True,
-    ):
-        assert gap(a, b) <= 1e-13
+    slow = plain(*args)
+    slope = torch.randn_like(slow)
+    want = torch.autograd.grad(slow, [*made, mix], slope)
+    for fast in (expand_mix(*args), _fused(*args), _direct(*args)):
+        assert gap(fast, slow) <= 1e-14
+        for a, b in zip(torch.autograd.grad(fast, [*made, mix], slope), want, strict=True):
+            assert gap(a, b) <= 1e-13
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)
@@ -236,6 +239,33 @@ def test_sums_of_short_numbers_are_not_short() -> None:
     ):
         assert a.dtype == torch.bfloat16
         assert (a - b).norm() <= 2e-3 * b.norm()
+
+
+@pytest.mark.filterwarnings(JIT)
+@pytest.mark.parametrize("plan", [PLANS[0], PLANS[4]], ids=str)
+def test_torch_func_and_forward_differentiation_see_torchs_own_ops(plan: Plan) -> None:
+    made, mix = [p.detach() for p in parameters(plan)], torch.rand(len(plan.groups), dtype=DOUBLE)
+    own = tuple(made), mix
+
+    def loss(own: tuple[tuple[Tensor, ...], Tensor]) -> Tensor:
+        return expand(own[0], plan, own[1]).pow(3).sum()
+
+    leaves = [t.clone().requires_grad_() for t in (*made, mix)]
+    value = loss((tuple(leaves[:-1]), leaves[-1]))
+    want = torch.autograd.grad(value, leaves)
+    found = torch.func.grad(loss)(own)
+    for a, b in zip((*found[0], found[1]), want, strict=True):
+        assert gap(a, b) <= 1e-13
+    three = tree_map(lambda t: torch.stack([t, 2 * t, -t]), own)
+    many = torch.func.vmap(lambda own: expand(own[0], plan, own[1]))(three)
+    assert gap(many[1], 4 * expand(made, plan, mix)) <= 1e-14
+    slope = torch.func.jvp(loss, (own,), (own,))[1]  # along themselves: a form of degree six
+    assert gap(slope, 6 * value) <= 1e-12
+    with forward_ad.dual_level():
+        made[0] = forward_ad.make_dual(made[0], made[0])
+        tangent = forward_ad.unpack_dual(expand(made, plan, mix)).tangent
+    only = [made[0], *(torch.zeros_like(p) for p in made[1:])]
+    assert gap(tangent, expand(only, plan, mix)) <= 1e-14
 
 
 def net() -> nn.Sequential:
