@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Sequence
 
 import numpy as np
@@ -289,6 +290,25 @@ def test_compiled_whole() -> None:
 
 
 @pytest.mark.filterwarnings(TREES)
+@pytest.mark.soak
+@pytest.mark.filterwarnings("ignore")  # what torch's compiler says of itself
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch's compiler needs g++")
+@pytest.mark.parametrize("wanted", [True, False])
+def test_compiled_to_machine_code_where_there_is_a_compiler(wanted: bool) -> None:
+    torch._dynamo.reset()
+    model, x = net(), torch.randn(2, 3, 8, 8)
+    with torch.set_grad_enabled(wanted):
+        made = torch.compile(model, fullgraph=True)(x)
+    want = model(x)
+    assert gap(made, want) <= 1e-5
+    if wanted:
+        leaves = list(model.parameters())
+        expected = torch.autograd.grad(want.square().sum(), leaves)
+        for a, b in zip(torch.autograd.grad(made.square().sum(), leaves), expected, strict=True):
+            assert gap(a, b) <= 1e-4
+    torch._dynamo.reset()
+
+
 def test_exported_as_one_op_and_decomposed_to_plain_ones() -> None:
     model, x = net(), torch.randn(2, 3, 8, 8)
     program = torch.export.export(model, (x,), strict=True)
