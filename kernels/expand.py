@@ -94,12 +94,20 @@ def expand_bias(
         raise ValueError(f"biases of {[len(b) for b in biases]} cosets, not of {cosets}")
     if tables is None:
         tables = plan.tables(biases[0].device)
-    fields = torch.arange(biases[0].shape[1], dtype=torch.int32, device=biases[0].device)
-    owners = (tables.table[: len(biases), :, -2, None] * len(fields) + fields).flatten(1).unbind()
-    parts = [bias.flatten().index_select(0, own) for bias, own in zip(biases, owners, strict=True)]
+    owners = [tables.table[g, :, -2] for g in range(len(biases))]
+    parts = [_repeated(bias, owner) for bias, owner in zip(biases, owners, strict=True)]
     if coefficients is not None:
         parts = [part * c for part, c in zip(parts, coefficients.unbind(), strict=True)]
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+
+
+def _repeated(bias: Tensor, owners: Tensor) -> Tensor:
+    """The biases of the cosets that own the elements, field by field."""
+    if not torch.compiler.is_compiling():
+        return bias.index_select(0, owners).flatten()
+    fields = torch.arange(bias.shape[1], dtype=owners.dtype, device=owners.device)
+    places = (owners[:, None] * len(fields) + fields).flatten()
+    return bias.flatten().index_select(0, places)  # torch 2.11 cannot compile a bias that is a view
 
 
 def normalised(parameters: Sequence[Tensor], norms: Tensor, mix: Tensor | None = None) -> Tensor:

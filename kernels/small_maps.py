@@ -36,6 +36,8 @@ def conv2d(x: Tensor, weight: Tensor, padding: int) -> Tensor:
 
 
 class _Conv(torch.autograd.Function):
+    """Maps and slopes are lines of channels here, and filters a matrix for every tap."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int) -> Tensor:
         ctx.padding = padding
@@ -89,7 +91,7 @@ def _lines(maps: Tensor) -> Tensor:
 def _maps(lines: Tensor, size: Sequence[int], like: Tensor) -> Tensor:
     """Lines of channels as maps again, in the memory format of `like`."""
     last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
-    made = lines.view(*size, len(like), -1).permute(2, 3, 0, 1)
+    made = lines.view(*size, len(like), lines.shape[1]).permute(2, 3, 0, 1)
     return made.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
@@ -107,9 +109,7 @@ def _steps(x: Tensor, weight: Tensor, padding: int) -> Iterator[tuple[int, slice
 
 
 @lru_cache(maxsize=256)
-def _rows(
-    height: int, width: int, kernel: int, padding: int
-) -> list[tuple[int, int, int, int]]:
+def _rows(height: int, width: int, kernel: int, padding: int) -> list[tuple[int, int, int, int]]:
     """Every tap, with where a row of pixels starts in the input and the result, and its length."""
     high, wide = (size + 2 * padding - kernel + 1 for size in (height, width))
     found = []

@@ -289,7 +289,6 @@ def test_compiled_whole() -> None:
     torch._dynamo.reset()
 
 
-@pytest.mark.filterwarnings(TREES)
 @pytest.mark.soak
 @pytest.mark.filterwarnings("ignore")  # what torch's compiler says of itself
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch's compiler needs g++")
@@ -309,6 +308,7 @@ def test_compiled_to_machine_code_where_there_is_a_compiler(wanted: bool) -> Non
     torch._dynamo.reset()
 
 
+@pytest.mark.filterwarnings(TREES)
 def test_exported_as_one_op_and_decomposed_to_plain_ones() -> None:
     model, x = net(), torch.randn(2, 3, 8, 8)
     program = torch.export.export(model, (x,), strict=True)

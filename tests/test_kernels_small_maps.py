@@ -46,6 +46,32 @@ def test_it_is_torchs_convolution(
         assert a.is_contiguous(memory_format=laid) or a.shape == weight.shape
 
 
+@pytest.mark.parametrize(
+    ("maps", "into", "out"), [(0, 4, 5), (1, 1, 1), (3, 1, 4), (3, 4, 1), (1, 4, 5)]
+)
+def test_few_maps_and_channels(maps: int, into: int, out: int) -> None:
+    x = torch.randn(maps, into, 2, 3, dtype=DOUBLE, requires_grad=True)
+    weight = torch.randn(out, into, 5, 5, dtype=DOUBLE, requires_grad=True)
+    want, made = F.conv2d(x, weight, padding=2), small_maps.conv2d(x, weight, 2)
+    assert made.shape == want.shape
+    slope = torch.randn_like(want)
+    ours, theirs = (torch.autograd.grad(y, (x, weight), slope) for y in (made, want))
+    for a, b in zip((made, *ours), (want, *theirs), strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-13)
+
+
+def test_maps_that_are_views() -> None:
+    whole = torch.randn(4, 2, 3, 6, dtype=DOUBLE, requires_grad=True)
+    weight = torch.randn(1, 6, 5, 5, dtype=DOUBLE).expand(3, 6, 5, 5)
+    for x in (whole.movedim(-1, 1), whole[:1].movedim(-1, 1).expand(5, -1, -1, -1),
+              whole.movedim(-1, 1)[:, :, ::2]):  # fmt: skip
+        slope = torch.randn_like(F.conv2d(x, weight, padding=2))
+        ours, theirs = (torch.autograd.grad(conv(x, weight), whole, slope) for conv in (
+            lambda x, w: small_maps.conv2d(x, w, 2), lambda x, w: F.conv2d(x, w, padding=2)
+        ))  # fmt: skip
+        assert gap(ours[0], theirs[0]) <= 1e-13
+
+
 def test_gradients() -> None:
     x = torch.randn(2, 3, 2, 3, dtype=DOUBLE, requires_grad=True)
     weight = torch.randn(2, 3, 4, 4, dtype=DOUBLE, requires_grad=True)
