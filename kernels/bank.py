@@ -233,7 +233,7 @@ class Remembered(Generic[T]):
 
     def __init__(self) -> None:
         self._made: T | None = None
-        self._seen: list[tuple[weakref.ref[Tensor], int, int, torch.dtype]] = []
+        self._seen: list[tuple[weakref.ref[Tensor], int, Tensor]] = []
         self._key: object = None
 
     def __call__(self, sources: Sequence[Tensor], make: Callable[[], T], key: object = None) -> T:
@@ -245,14 +245,16 @@ class Remembered(Generic[T]):
         key = key, torch.is_inference_mode_enabled()  # what is made there is of no use outside
         if self._made is None or self._key != key or not self._same(sources):
             self._made, self._key = make(), key
-            self._seen = [(weakref.ref(s), s._version, s.data_ptr(), s.dtype) for s in sources]
+            # what is detached keeps the memory, so that nothing else can have its address
+            self._seen = [(weakref.ref(s), s._version, s.detach()) for s in sources]
         return self._made
 
     def forget(self) -> None:
         self._made, self._key, self._seen = None, None, []
 
     def _same(self, sources: Sequence[Tensor]) -> bool:
-        now = [(source, source._version, source.data_ptr(), source.dtype) for source in sources]
-        return len(now) == len(self._seen) and all(
-            a[0] is b[0]() and a[1:] == b[1:] for a, b in zip(now, self._seen, strict=True)
+        return len(sources) == len(self._seen) and all(
+            source is seen() and source._version == version
+            and source.data_ptr() == values.data_ptr() and source.dtype == values.dtype
+            for source, (seen, version, values) in zip(sources, self._seen, strict=True)
         )

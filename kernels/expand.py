@@ -44,19 +44,22 @@ def expand(
     if dtype is None:
         dtype = filter_dtype(first)
     given = tables.table, tables.weights  # by name: not every torch can compile `*tables`
-    made = _way(first)(list(parameters), coefficients, *given, plan.into, dtype)
+    made = _way([*parameters, coefficients])(
+        list(parameters), coefficients, *given, plan.into, dtype
+    )
     return made.permute(0, 3, 1, 2)
 
 
-def _way(parameter: Tensor) -> Callable[..., Tensor]:
+def _way(sources: Sequence[Tensor]) -> Callable[..., Tensor]:
     """The op, or what does the same: in less time, or for those who know torch's ops alone."""
     if transformed():
         return plain
-    if torch.compiler.is_exporting() or parameter.device.type != "cpu":
+    if torch.compiler.is_exporting() or sources[0].device.type != "cpu":
         return expand_mix
-    if torch.compiler.is_compiling():
-        return _fused
-    return _direct if at_once(parameter) else expand_mix
+    if torch.compiler.is_compiling():  # it fuses gathers well, but would add atomically backwards
+        wanted = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
+        return expand_mix if wanted else plain
+    return _direct if at_once(sources[0]) else expand_mix
 
 
 def at_once(given: Tensor) -> bool:
@@ -89,9 +92,8 @@ def expand_bias(
     tables: Tables | None = None,
 ) -> Tensor:
     """The bias of every output channel, from one per group: [cosets, fields out]."""
-    cosets = [plan.elements // order for order in plan.orders]
-    if [len(bias) for bias in biases] != cosets:
-        raise ValueError(f"biases of {[len(b) for b in biases]} cosets, not of {cosets}")
+    if not torch.compiler.is_compiling():
+        plan.check_biases(biases, coefficients)
     if tables is None:
         tables = plan.tables(biases[0].device)
     owners = [tables.table[g, :, -2] for g in range(len(biases))]
@@ -111,9 +113,12 @@ def _repeated(bias: Tensor, owners: Tensor) -> Tensor:
 
 
 def normalised(parameters: Sequence[Tensor], norms: Tensor, mix: Tensor | None = None) -> Tensor:
-    """Coefficients that give every group's parameters its norm: mix · norms / ‖parameters‖."""
+    """Coefficients that give every group's parameters its norm: mix · norms / ‖parameters‖.
+
+    Parameters that are all zero stay so.
+    """
     lengths = torch.stack([torch.linalg.vector_norm(p) for p in parameters])
-    factors = norms / lengths
+    factors = norms / torch.where(lengths > 0, lengths, 1)
     return factors if mix is None else factors * mix
 
 
@@ -233,39 +238,6 @@ def plain(
         total = part if total is None else total + part
     assert total is not None
     return total.to(dtype).reshape(_shape(parameters, table))
-
-
-class _Fused(torch.autograd.Function):
-    """`plain` for a compiler; its own gradient of it would add in any order, and slowly."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, table: Tensor, weights: Tensor | None, dtype: torch.dtype, coefficients: Tensor,
-        *parameters: Tensor,
-    ) -> Tensor:  # fmt: skip
-        ctx.save_for_backward(table, weights, coefficients, *parameters)
-        return plain(parameters, coefficients, table, weights, (), dtype)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        table, weights, coefficients, *parameters = ctx.saved_tensors
-        kind = lattice.sum_type(parameters[0].dtype)
-        dense = gradient.reshape(_dense(parameters, table)).to(kind)
-        found, products = [], []
-        for g, own in enumerate(parameters):
-            factors = None if weights is None else weights[g]
-            total = lattice.collected(dense, len(own), table[g], factors)
-            products.append((lattice.rows_of(own) * total).sum())
-            found.append((total * coefficients[g]).to(own.dtype).view(own.shape))
-        return None, None, None, torch.stack(products).to(coefficients.dtype), *found
-
-
-def _fused(
-    parameters: list[Tensor], coefficients: Tensor, table: Tensor, weights: Tensor | None,
-    into: tuple[int, ...], dtype: torch.dtype,
-) -> Tensor:  # fmt: skip
-    made: Tensor = _Fused.apply(table, weights, dtype, coefficients, *parameters)  # type: ignore[no-untyped-call]
-    return made
 
 
 class _Direct(torch.autograd.Function):

@@ -68,13 +68,14 @@ class GramSum:
         part, lost = products(x, self.single)
         if self._total is not None and len(part) != len(self._total):
             raise ValueError(f"{len(part)} columns after {len(self._total)}")
+        total = part if self._total is None else self._total + part
+        lost += UNIT * _trace(total)  # raises where it is too large, and nothing is taken then
         if self.single:
             vectors = _vectors(part)
             off = _applied(x, vectors) - vectors @ part
             self._off = off if self._off is None else self._off + off
-        self._total = part if self._total is None else self._total + part
+        self._total, self._lost = total, self._lost + lost
         self.rows += x.shape[0] * x.shape[1]
-        self._lost += lost + UNIT * _trace(self._total)
 
     @property
     def gram(self) -> Gram:
@@ -85,6 +86,8 @@ class GramSum:
         """The sum over another number than that of the rows."""
         if self._total is None:
             raise ValueError("no rows were added")
+        if count < 1:
+            raise ValueError(f"the mean of {count} rows")
         lost = self._lost + UNIT * _trace(self._total)
         if self._off is not None:
             lost += _SAFETY * float(self._off.square().sum().div(_VECTORS).sqrt())
@@ -114,7 +117,9 @@ def _trace(matrix: Tensor) -> float:
 def _vectors(like: Tensor) -> Tensor:
     """Random vectors of independent normal entries, one in a row."""
     generator = torch.Generator().manual_seed(len(like))
-    return torch.randn(_VECTORS, len(like), generator=generator, dtype=like.dtype).to(like.device)
+    return torch.randn(
+        _VECTORS, len(like), generator=generator, dtype=like.dtype, device="cpu"
+    ).to(like.device)
 
 
 def by_rows(value: Tensor, axis: int = -1) -> Tensor:
@@ -123,6 +128,8 @@ def by_rows(value: Tensor, axis: int = -1) -> Tensor:
         raise ValueError(
             f"rows of real numbers are needed, not {value.dtype} of shape {tuple(value.shape)}"
         )
+    if axis not in range(-value.dim(), value.dim()):
+        raise ValueError(f"axis {axis!r} of an activation of {value.dim()} axes")
     value = value.detach().movedim(axis, -1)
     return value.flatten(1, -2) if value.dim() > 2 else value.unsqueeze(0)
 

@@ -304,6 +304,8 @@ def check_fields(x: Tensor, ambient: str, elements: int, fields: int | None = No
     channels: object = x.shape[1]
     if not isinstance(channels, int):
         return  # a stand-in, or an open size
+    if x.dim() == 3:
+        raise ValueError("a map of 3 axes has no batch, or no channels: give a batch, as x[None]")
     if channels % elements if fields is None else channels != elements * fields:
         known = "no fields" if fields is None else f"not {fields} fields"
         raise ValueError(

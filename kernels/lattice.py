@@ -38,19 +38,6 @@ def gathered(source: Tensor, rows: Tensor, taps: Tensor, factors: Tensor | None)
     return total
 
 
-def collected(dense: Tensor, cosets: int, table: Tensor, weights: Tensor | None) -> Tensor:
-    """The transpose, for one group: every parameter's sum over the entries that read it."""
-    width = (table.shape[1] - 2) // 2
-    total: Tensor | None = None
-    for readers in table[:, -1].view(cosets, -1).unbind(1):
-        taps = table.index_select(0, readers)[:, width : 2 * width]
-        factors = None if weights is None else weights.index_select(0, readers)[:, width:]
-        part = gathered(dense, readers, taps, factors)
-        total = part if total is None else total + part
-    assert total is not None
-    return total
-
-
 class Gather:
     """Reading one line for every line of the result, or a sum of several.
 

@@ -60,17 +60,18 @@ class MixedGroupConv2d(nn.Module):
     ) -> None:
         super().__init__()
         _expect_whole(kernel_size=kernel_size, stride=stride, padding=padding)
-        self._build(Plan(tuple(groups), kernel_size, lifting, ambient), fields_in, fields_out,
+        names = tuple(groups.split() if isinstance(groups, str) else groups)
+        self._build(Plan(names, kernel_size, lifting, ambient), fields_in, fields_out,
                     stride, padding, bias, device, dtype)  # fmt: skip
         weights = [w.detach() for w in self._all("weight")]
-        self.logits = nn.Parameter(weights[0].new_zeros(len(groups)))
-        norms = torch.stack([torch.linalg.vector_norm(w) for w in weights])
-        self.register_buffer("norms", norms if weight_norm else None)
+        self.logits = nn.Parameter(weights[0].new_zeros(len(names)))
+        self.register_buffer("norms", _norms(weights) if weight_norm else None)
 
     def _build(
         self, plan: Plan, fields_in: int, fields_out: int, stride: int, padding: int, bias: bool,
         device: Any, dtype: torch.dtype | None,
     ) -> None:  # fmt: skip
+        _expect_whole(fields_in=fields_in, fields_out=fields_out)
         if min(fields_in, fields_out, stride) < 1 or padding < 0:
             raise ValueError("fields and stride are 1 at least, and padding is not negative")
         self.plan, self.fields_in, self.fields_out = plan, fields_in, fields_out
@@ -88,10 +89,15 @@ class MixedGroupConv2d(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw weights and biases as `nn.Conv2d` does for as many channels."""
+        """Draw weights and biases as `nn.Conv2d` does for as many channels; mix evenly."""
         bound = (self.plan.size * self.fields_in) ** -0.5
-        for parameter in (*self._all("weight"), *self._all("bias")):
+        weights, biases, logits, norms = self.parts()
+        for parameter in (*weights, *biases):
             nn.init.uniform_(parameter, -bound, bound)
+        if logits is not None:
+            nn.init.zeros_(logits)
+        if norms is not None:
+            norms.copy_(_norms(weights))
 
     def _all(self, leaf: str) -> list[Tensor]:
         found = [getattr(self, name, None) for name in leaves(leaf, self.plan.groups)]
@@ -183,12 +189,22 @@ class FieldBatchNorm2d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        _expect_whole(fields=fields)
+        if fields < 1 or eps <= 0 or momentum is None:
+            raise ValueError("there is a field at least, eps is positive and momentum a number")
         self.fields, self.ambient, self.eps, self.momentum = fields, ambient, eps, momentum
         self.elements = named(ambient).order
         self.weight = nn.Parameter(torch.ones(fields, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(fields, device=device, dtype=dtype))
         self.register_buffer("running_mean", torch.zeros(fields, device=device, dtype=dtype))
         self.register_buffer("running_var", torch.ones(fields, device=device, dtype=dtype))
+
+    def reset_parameters(self) -> None:
+        """No map, and the statistics of nothing seen yet."""
+        for ones in (self.weight, self.running_var):
+            nn.init.ones_(ones)
+        for zeros in (self.bias, self.running_mean):
+            nn.init.zeros_(zeros)
 
     def forward(self, x: Tensor) -> Tensor:
         return field_norm(
@@ -233,6 +249,8 @@ class EquivariantAvgPool2d(nn.AvgPool2d):
     def __init__(self, kernel_size: int, stride: int | None = None, padding: int = 0) -> None:
         super().__init__(kernel_size, stride, padding)
         _expect_whole(kernel_size=kernel_size, stride=stride or kernel_size, padding=padding)
+        if min(kernel_size, stride or kernel_size) < 1 or padding < 0:
+            raise ValueError("kernel and stride are 1 at least, and padding is not negative")
         self._windows = kernel_size, stride or kernel_size, padding
 
     def forward(self, x: Tensor) -> Tensor:
@@ -242,17 +260,23 @@ class EquivariantAvgPool2d(nn.AvgPool2d):
 
 def cat_fields(maps: Sequence[Tensor], ambient: str = "D4") -> Tensor:
     """Concatenate maps along their fields: a plain `torch.cat` would mix up the elements."""
+    if not isinstance(maps, (list, tuple)):
+        raise ValueError("maps to concatenate come in a list")
     elements = order_of(ambient)
     for x in maps:
         check_fields(x, ambient, elements)
     return torch.cat([x.unflatten(1, (elements, -1)) for x in maps], 2).flatten(1, 2)
 
 
+def _norms(weights: Sequence[Tensor]) -> Tensor:
+    return torch.stack([torch.linalg.vector_norm(weight.detach()) for weight in weights])
+
+
 def _expect_whole(**settings: Any) -> None:
     """Raise unless each of these settings is one whole number."""
     for name, value in settings.items():
         if not isinstance(value, Integral):
-            raise ValueError(f"{name} is one whole number for rows and columns, not {value!r}")
+            raise ValueError(f"{name} is one whole number, not {value!r}")
 
 
 __all__ = [

@@ -11,7 +11,7 @@ image: one element in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import floor
@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
 
 from netir.kernels.groups import Element, Group, cosets, generated, group
 
@@ -35,6 +37,10 @@ class Tables(NamedTuple):
 
     table: Tensor
     weights: Tensor | None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Tables:
+        """These with a change made to both."""
+        return Tables(change(self.table), None if self.weights is None else change(self.weights))
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         members = _checked(self.groups)
-        if self.kernel < 1:
-            raise ValueError(f"a kernel has at least one pixel, not {self.kernel}")
+        if type(self.kernel) is not int or self.kernel < 1:
+            raise ValueError(f"a kernel is a whole number of pixels, not {self.kernel!r}")
         ambient = self.ambient or generated(members).name
         for member in members:
             if not member <= group(ambient):
@@ -88,7 +94,13 @@ class Plan:
 
     def tables(self, device: torch.device | str = "cpu") -> Tables:
         """The gather tables, made once per kind of layer and device."""
-        return _tables(self, torch.device(device))
+        made = _tables(self, torch.device(device))
+        if torch.compiler.is_compiling():
+            return made
+        mode = _get_current_dispatch_mode()
+        if not isinstance(mode, FakeTensorMode):
+            return made
+        return made.each(mode.from_tensor)
 
     def check(
         self, parameters: Sequence[Tensor], coefficients: Tensor | None = None,
@@ -97,6 +109,11 @@ class Plan:
         """Raise unless all fits: a parameter and a coefficient for every group, and the tables."""
         if len(parameters) != len(self.groups):
             raise ValueError(f"{len(parameters)} parameters for {len(self.groups)} groups")
+        if any(parameter.dim() != 6 or not parameter.numel() for parameter in parameters):
+            shapes = [list(parameter.shape) for parameter in parameters]
+            raise ValueError(f"parameters have six axes and are not empty: {shapes}")
+        if not parameters[0].is_floating_point():
+            raise ValueError(f"parameters of {parameters[0].dtype}, not of real numbers")
         fields = parameters[0].shape[1], parameters[0].shape[-1]
         for name, parameter in zip(self.groups, parameters, strict=True):
             if tuple(parameter.shape) != (expected := self.shape(name, *fields)):
@@ -104,13 +121,24 @@ class Plan:
                 raise ValueError(f"parameters of {name} have shape {found}, not {list(expected)}")
             if parameter.dtype != parameters[0].dtype:
                 raise ValueError(f"parameters of {parameter.dtype} and of {parameters[0].dtype}")
-        if coefficients is not None and coefficients.shape != (len(self.groups),):
-            found = list(coefficients.shape)
-            raise ValueError(f"coefficients of shape {found} for {len(self.groups)} groups")
+        self._check_coefficients(coefficients)
         if tables is not None:
             *first, width = tables.table.shape
             if first != [len(self.groups), self.elements] or (width - 2) % (2 * self.size):
                 raise ValueError(f"a table of shape {list(tables.table.shape)} of another plan")
+
+    def check_biases(self, biases: Sequence[Tensor], coefficients: Tensor | None = None) -> None:
+        """Raise unless there is a bias for every group, [cosets, fields], and a coefficient."""
+        found = [list(bias.shape) for bias in biases]
+        fields = found[0][-1] if found and found[0] else 0
+        if found != (expected := [[self.elements // order, fields] for order in self.orders]):
+            raise ValueError(f"biases have shapes {found}, not {expected}")
+        self._check_coefficients(coefficients)
+
+    def _check_coefficients(self, coefficients: Tensor | None) -> None:
+        if coefficients is not None and coefficients.shape != (len(self.groups),):
+            found = list(coefficients.shape)
+            raise ValueError(f"coefficients of shape {found} for {len(self.groups)} groups")
 
 
 def leaves(leaf: str, groups: Sequence[str]) -> list[str]:
@@ -189,11 +217,14 @@ def inverted(row: list[Taps]) -> list[Taps]:
 
 
 @lru_cache(maxsize=256)
-@torch.inference_mode(False)  # what is kept may be used in training later
+@torch.inference_mode(False)  # what is kept may be used in training later, on any device
 def _tables(plan: Plan, device: torch.device) -> Tables:
-    if device.type != "cpu":
-        table, weights = plan.tables()
-        return Tables(table.to(device), None if weights is None else weights.to(device))
+    with _disable_current_modes(), torch.device("cpu"):
+        made = _made(plan)
+    return made.each(lambda table: table.to(device))
+
+
+def _made(plan: Plan) -> Tables:
     ambient = group(plan.ambient)
     members = [group(name) for name in plan.groups]
     forward = [rows(member, ambient, plan.kernel, plan.lifting) for member in members]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, sqrt
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,12 +58,16 @@ def effective_rank(
 
 
 def _checked(epsilon: float, start: str, method: str | None = None) -> None:
-    if not 0 <= epsilon < float("inf"):
-        raise ValueError(f"a threshold of {epsilon} for singular values")
+    _expect_threshold(epsilon)
     if start not in LEVELS:
         raise ValueError(f"no level '{start}', only {', '.join(LEVELS)}")
     if method not in (None, *METHODS):
         raise ValueError(f"counting by '{method}', not by {' or '.join(METHODS)}")
+
+
+def _expect_threshold(epsilon: Any) -> None:
+    if not isinstance(epsilon, (int, float)) or not 0 <= epsilon < inf:
+        raise ValueError(f"a threshold of {epsilon!r} for singular values")
 
 
 def _by_values(rows: Tensor, epsilon: float) -> Count:
@@ -81,11 +86,12 @@ def count_above(gram: Gram, epsilon: float, method: str | None = None) -> int | 
     The margin is the rounding of its sums, what factorizing a matrix of this size adds to it, and
     more than what vanishes below the smallest numbers.
     """
+    _expect_threshold(epsilon)
     if all_above(gram, epsilon):
         return len(gram.matrix)
     square = epsilon * epsilon  # infinite where `**` would raise
     margin = _margin(gram, square, float(torch.linalg.matrix_norm(gram.matrix)))
-    if margin == inf:
+    if not margin < inf:
         return None
     high, low = positives(gram.matrix, [square + margin, square - margin], method)
     return high if high == low else None
@@ -97,6 +103,7 @@ def all_above(gram: Gram, epsilon: float) -> bool:
     One Cholesky factorization tells, a fraction of the work of a count. Rows that are left out of a
     sum only lower its eigenvalues: a sum of some rows, over the number of all, will do.
     """
+    _expect_threshold(epsilon)
     moved = gram.matrix.clone()
     square = epsilon * epsilon
     moved.diagonal().sub_(square + _margin(gram, square, float(gram.matrix.trace())))

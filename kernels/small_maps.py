@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 
 _WORK = 2**21
 """Multiplications of one pixel through one tap, in a batch, from which products pay."""
@@ -54,7 +55,7 @@ class _Conv(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
-        if torch.is_grad_enabled():  # a gradient of this is wanted too
+        if torch.is_grad_enabled() or is_legacy_batchedtensor(gradient):  # more is wanted than that
             of_x, of_weight, _ = torch.ops.aten.convolution_backward(
                 gradient, x, weight, None, [1, 1], [ctx.padding] * 2, [1, 1], False, [0, 0], 1,
                 [*wanted, False],

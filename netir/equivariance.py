@@ -13,7 +13,7 @@ from torch import Tensor
 from netir.errors import NetirError
 from netir.evaluate import device_of, input_values, results_of, symbol_values, value_of, values_of
 from netir.ir import Graph, Node
-from netir.kernels.groups import SQUARE, Element, Group
+from netir.kernels.groups import SQUARE, Element, Group, cosets
 from netir.kernels.groups import group as named
 from netir.ops.group import GroupConv, GroupPool, plan_of
 
@@ -78,7 +78,7 @@ class _Measurement:
 
     def __init__(self, graph: Graph, group: Group, inputs: Mapping[str, Tensor]) -> None:
         self.graph, self.group = graph, group
-        self.ambient = _ambient(graph)
+        self.acting = _acting(graph)
         self.inputs = {n: t.double() if t.is_floating_point() else t for n, t in inputs.items()}
         self.env, self.device = symbol_values(graph, inputs), device_of(graph, inputs)
         turned = [n for n, t in inputs.items() if t.dim() == 4]
@@ -156,31 +156,50 @@ class _Measurement:
         shape = self.graph.analysis.resolved(name)
         if kind.rank == 2 and _has_positions(self.graph, name):
             return None
-        if self.ambient is None or len(shape) < 2 or not self._fields(shape[1]):
+        if name not in self.acting or len(shape) < 2:
             return value
-        elements = self.ambient.elements
-        if not self.group <= self.ambient:
+        ambient, over = self.acting[name]
+        count = ambient.order // over.order
+        if not self._leads(shape[1], count):
+            return value
+        order = _order(element, ambient, over) if self.group <= ambient else None
+        if order is None:
             return None
-        order = [elements.index(element.inverse * b) for b in elements]
-        moved: Tensor = value.unflatten(1, (len(elements), -1))[:, order].flatten(1, 2)
+        moved: Tensor = value.unflatten(1, (count, -1))[:, order].flatten(1, 2)
         return moved
 
-    def _fields(self, layout: Any) -> bool:
-        """Whether an axis runs over the elements of the ambient group first."""
-        assert self.ambient is not None
-        extent = self.graph.analysis.extents[self.ambient.order]
+    def _leads(self, layout: Any, count: int) -> bool:
+        """Whether an axis runs over so many elements, or cosets, first."""
+        extent = self.graph.analysis.extents[count]
         return bool(extent) and bool(layout) and layout[0] is extent[0]
 
 
-def _ambient(graph: Graph) -> Group | None:
-    """The ambient group of a network's equivariant layers."""
+def _acting(graph: Graph) -> dict[str, tuple[Group, Group]]:
+    """For every value behind a group convolution its ambient group, and what was pooled over."""
+    found: dict[str, tuple[Group, Group]] = {}
     for node in graph.nodes.values():
         match node.op:
             case GroupConv() as op:
-                return named(plan_of(op.groups, 1, op.lifting, op.ambient).ambient)
-            case GroupPool(ambient=ambient):
-                return named(ambient)
-    return None
+                plan = plan_of(op.groups, 1, op.lifting, op.ambient)
+                acting: tuple[Group, Group] | None = named(plan.ambient), named("C1")
+            case GroupPool(over=over, ambient=ambient):
+                acting = named(ambient), named(over)
+            case _:
+                acting = next((found[o] for o in node.operands if o in found), None)
+        if acting is not None:
+            found |= dict.fromkeys(node.results, acting)
+    return found
+
+
+def _order(element: Element, ambient: Group, over: Group) -> list[int] | None:
+    """Which coset comes to the place of each; None where cosets are torn apart."""
+    places, coset = ambient.elements, cosets(over, ambient).coset
+    found: dict[int, set[int]] = {}
+    for b, row in zip(places, coset, strict=True):
+        found.setdefault(row, set()).add(coset[places.index(element.inverse * b)])
+    if any(len(rows) > 1 for rows in found.values()):
+        return None
+    return [found[row].pop() for row in range(len(found))]
 
 
 def _has_positions(graph: Graph, name: str) -> bool:

@@ -118,6 +118,26 @@ def test_small_maps_are_convolved_in_contiguous_format() -> None:
     assert layer(large).is_contiguous(memory_format=torch.channels_last)
 
 
+def test_layers_that_were_deferred_are_drawn_like_others() -> None:
+    def made() -> nn.Module:
+        first = GroupConv2d(3, 2, lifting=True, padding=1)
+        mixed = MixedGroupConv2d(2, 2, 3, "D4 C1", padding=1, weight_norm=True)
+        return nn.Sequential(first, FieldBatchNorm2d(2), mixed)
+
+    with torch.device("meta"):
+        deferred = made()
+    deferred.to_empty(device="cpu")
+    torch.manual_seed(3)
+    for layer in deferred:
+        layer.reset_parameters()  # type: ignore[operator]
+    torch.manual_seed(3)
+    want = made()
+    for (name, a), b in zip(deferred.state_dict().items(), want.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(deferred(x), want(x))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -137,6 +157,15 @@ def test_small_maps_are_convolved_in_contiguous_format() -> None:
         (lambda: MixedGroupConv2d(1, 1, (3, 3)), "kernel_size is one whole number"),
         (lambda: EquivariantAvgPool2d((2, 2)), "kernel_size is one whole number"),
         (lambda: EquivariantAvgPool2d(2, padding=(1, 1)), "padding is one whole number"),
+        (lambda: EquivariantAvgPool2d(0), "1 at least"),
+        (lambda: EquivariantAvgPool2d(2, -1), "1 at least"),
+        (lambda: GroupConv2d(2.0, 1), "fields_in is one whole number, not 2.0"),
+        (lambda: FieldBatchNorm2d(0), "a field at least"),
+        (lambda: FieldBatchNorm2d(2, momentum=None), "momentum a number"),
+        (lambda: GroupPool("D4")(torch.ones(16, 8, 8)), "give a batch"),
+        (lambda: FieldBatchNorm2d(1)(torch.ones(16, 8, 8)), "give a batch"),
+        (lambda: cat_fields([torch.ones(16, 8, 8)] * 2), "give a batch"),
+        (lambda: cat_fields(torch.ones(2, 16, 8, 8)), "come in a list"),
     ],
 )
 def test_layers_refuse(make: Any, message: str) -> None:
@@ -403,3 +432,32 @@ def test_graphs_that_do_not_fit_are_refused(old: str, new: str, message: str) ->
     assert old in text
     with pytest.raises(NetirError, match=message):
         netir.check(parse_graph(text.replace(old, new)))
+
+
+class TwoAmbients(nn.Module):
+    """Branches of two ambient groups, and a pool over a part of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.large = GroupConv2d(3, 2, 3, "D4", lifting=True, padding=1)
+        self.part, self.whole = GroupPool("D4", "C2"), GroupPool("D4")
+        self.small = GroupConv2d(3, 2, 3, "D2", lifting=True, padding=1)
+        self.next = GroupConv2d(2, 2, 3, "D2", padding=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y = self.large(x).relu()
+        return self.part(y), self.whole(y), self.next(self.small(x).relu())
+
+
+def test_every_value_is_measured_under_its_own_ambient_group() -> None:
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    model = TwoAmbients().double()
+    found = netir.equivariance(netir.trace(model, (x,)), "D2", x)
+    assert found.error is not None
+    assert max(found.error, *(row.total for row in found.layers)) <= 1e-12  # type: ignore[type-var]
+    with torch.no_grad():
+        model.next.weight[:] = torch.randn_like(model.next.weight)
+        broken = Relax("next", to="C1")(netir.trace(model, (x,)))
+        weight = broken.params["next.weight"].data
+        weight.add_(torch.randn_like(weight))
+    assert netir.equivariance(broken, "D2", x).error > 1e-3  # type: ignore[operator]

@@ -17,7 +17,7 @@ from netir.kernels.gram import (
     gram_sum,
 )
 from netir.kernels.greedy import most_alike
-from netir.kernels.rank import effective_rank
+from netir.kernels.rank import count_above, effective_rank
 from netir.kernels.window import GramWindow
 
 DOUBLE = torch.float64
@@ -92,6 +92,22 @@ def test_bad_streams() -> None:
     with pytest.raises(ValueError, match="not finite"):
         total.add(torch.full((3, 2), torch.nan))
     assert torch.equal(total.gram.matrix, torch.ones(2, 2, dtype=DOUBLE))
+    with pytest.raises(ValueError, match="axis 5 of an activation of 2 axes"):
+        total.add(torch.ones(3, 2), 5)
+    with pytest.raises(ValueError, match="the mean of 0 rows"):
+        total.over(0)
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_rows_that_are_refused_are_not_taken(precision: str) -> None:
+    total, part = GramSum(precision), torch.full((2, 2), 6e153, dtype=DOUBLE)
+    total.add(part)
+    before = total.gram
+    for _ in range(2):
+        with pytest.raises(ValueError, match="too large to be squared"):
+            total.add(part)
+    assert total.rows == 2
+    assert torch.equal(total.gram.matrix, before.matrix)
 
 
 @pytest.mark.filterwarnings(LEAVES)
@@ -177,6 +193,8 @@ def test_a_window_is_summed_anew_only_where_rounding_could_decide() -> None:
 def test_what_a_window_refuses() -> None:
     with pytest.raises(ValueError, match="a window of 0 rows"):
         GramWindow(0)
+    with pytest.raises(ValueError, match=r"a window of 2\.5 rows"):
+        GramWindow(2.5)  # type: ignore[arg-type]
     window = GramWindow(4)
     with pytest.raises(ValueError, match="no rows were added"):
         _ = window.gram
@@ -188,6 +206,11 @@ def test_what_a_window_refuses() -> None:
     with pytest.raises(ValueError, match="not finite"):
         window.add(torch.full((2, 3), torch.inf))
     assert torch.equal(window.gram.matrix, torch.ones(3, 3, dtype=DOUBLE))
+    for epsilon in (-0.5, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="a threshold of"):
+            window.count(epsilon)
+        with pytest.raises(ValueError, match="a threshold of"):
+            count_above(window.gram, epsilon)
 
 
 def rebuilt(matrix: Tensor, count: int) -> list[int]:

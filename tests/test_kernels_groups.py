@@ -156,7 +156,8 @@ def test_mixed_groups_are_gathered_along_their_lattice() -> None:
         (lambda: Plan(()), "names its groups"),
         (lambda: Plan("C4"), "names its groups"),
         (lambda: Plan(("C4", "C4")), "named twice"),
-        (lambda: Plan(("C4",), 0), "at least one pixel"),
+        (lambda: Plan(("C4",), 0), "a whole number of pixels, not 0"),
+        (lambda: Plan(("C4",), 2.5), "a whole number of pixels, not 2.5"),  # type: ignore[arg-type]
         (lambda: Plan(("C4",), ambient="D2"), "C4 is no subgroup of D2, the ambient group"),
         (lambda: Plan(("C4", "C1")).check([torch.zeros(2, 1, 3, 3, 4, 1)]), "1 parameters for 2"),
         (lambda: Plan(("C4",)).check([torch.zeros(2, 1, 3, 3, 4, 1)]), r"not \[1, 1, 3, 3, 4, 1\]"),

@@ -149,6 +149,14 @@ def test_images_count_as_their_rows_and_are_not_copied(kind: torch.dtype) -> Non
             assert effective_rank(value, epsilon, start, axis=1).count == expected
 
 
+@pytest.mark.parametrize("size", [1e150, 6e153])
+def test_products_that_float32_cannot_hold_are_no_certainty(size: float) -> None:
+    rows = torch.randn(50, 4, dtype=DOUBLE) * size / 20
+    rows[:, 3] = rows[:, 2]
+    found = [effective_rank(rows, size * 1e-6, start).count for start in ("float32", "float64")]
+    assert found == [3, 3]
+
+
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [

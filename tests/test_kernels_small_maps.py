@@ -83,6 +83,12 @@ def test_gradients() -> None:
     assert torch.autograd.gradgradcheck(convolved, (x, weight))
     for part in ((x, weight.detach()), (x.detach(), weight)):
         assert torch.autograd.gradcheck(convolved, part)
+    made, want = convolved(x, weight), F.conv2d(x, weight, padding=2)
+    slopes = torch.randn(3, *want.shape, dtype=DOUBLE)
+    ours, theirs = (torch.autograd.grad(y, (x, weight), slopes, is_grads_batched=True)
+                    for y in (made, want))  # fmt: skip
+    for a, b in zip(ours, theirs, strict=True):
+        assert gap(a, b) <= 1e-13
 
 
 @pytest.mark.parametrize(
