@@ -28,9 +28,10 @@ def with_bank(model: M) -> M:
 
     Each call of it makes them anew, or in eval mode without gradients takes those of the last
     call, until a parameter changes. Its state dict stays as it is, copies of it do the same, and
-    layers may be changed, added and taken away. One thread at a time may run it. Layers that are called by themselves, and what is
-    compiled, traced or exported, make their own filters as before. Not for activation
-    checkpointing, which runs parts of a network again when its filters are gone.
+    layers may be changed, added and taken away. One thread at a time may run it. Layers that are
+    called by themselves, and what is compiled, traced or exported, make their own filters as
+    before. Not for activation checkpointing, which runs parts of a network again when its filters
+    are gone.
     """
     if not list(_banks(model)):
         bank = _Bank()
