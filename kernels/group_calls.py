@@ -24,7 +24,7 @@ from netir.kernels.plan import Plan, Tables
 Dense = tuple[Tensor, Tensor | None]
 """The filter and the bias of a plain convolution."""
 _RECORDED: ContextVar[bool] = ContextVar("recorded", default=False)
-_FEW = 8
+_FEW = 32
 """A map with so many times fewer pixels than channels convolves faster in contiguous format."""
 
 

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import floor
-from typing import NamedTuple
+from numbers import Integral
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,8 +64,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         members = _checked(self.groups)
-        if type(self.kernel) is not int or self.kernel < 1:
-            raise ValueError(f"a kernel is a whole number of pixels, not {self.kernel!r}")
+        kernel: Any = self.kernel
+        if isinstance(kernel, bool) or not isinstance(kernel, Integral) or kernel < 1:
+            raise ValueError(f"a kernel is a whole number of pixels, not {kernel!r}")
         ambient = self.ambient or generated(members).name
         for member in members:
             if not member <= group(ambient):
@@ -220,8 +222,7 @@ def inverted(row: list[Taps]) -> list[Taps]:
 @torch.inference_mode(False)  # what is kept may be used in training later, on any device
 def _tables(plan: Plan, device: torch.device) -> Tables:
     with _disable_current_modes(), torch.device("cpu"):
-        made = _made(plan)
-    return made.each(lambda table: table.to(device))
+        return _made(plan).each(lambda table: table.to(device))
 
 
 def _made(plan: Plan) -> Tables:
