@@ -130,7 +130,7 @@ def by_rows(value: Tensor, axis: int = -1) -> Tensor:
         )
     if axis not in range(-value.dim(), value.dim()):
         raise ValueError(f"axis {axis!r} of an activation of {value.dim()} axes")
-    value = value.detach().movedim(axis, -1)
+    value = value.detach().movedim(int(axis), -1)
     return value.flatten(1, -2) if value.dim() > 2 else value.unsqueeze(0)
 
 

@@ -20,7 +20,7 @@ class GramWindow:
     def __init__(self, most: int) -> None:
         if most < 1 or most != int(most):
             raise ValueError(f"a window of {most} rows keeps nothing, or a part of one")
-        self.most = most
+        self.most = int(most)
         self.rebuilt = 0
         """How often the matrix was summed anew."""
         self._rows: Tensor | None = None

@@ -41,6 +41,12 @@ class Mixed(nn.Module):
         return F.conv2d(x, made, bias, padding=self.plan.kernel // 2)
 
 
+def gap(a: Tensor, b: Tensor) -> float:
+    """The largest difference over the largest number."""
+    a, b = a.detach(), b.detach()
+    return float((a - b).abs().max() / b.abs().max())
+
+
 def moved(element: Element, x: Tensor) -> Tensor:
     """Pixels moved, by torch's own flips and turns."""
     turned = torch.flip(x, (-2,)) if element.flip else x

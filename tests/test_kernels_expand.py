@@ -29,7 +29,7 @@ from netir.kernels.expand import (
 )
 from netir.kernels.groups import SQUARE, group
 from netir.kernels.plan import Plan
-from tests.group_layers import MIXED, Mixed, acted
+from tests.group_layers import MIXED, Mixed, acted, gap
 
 DOUBLE = torch.float64
 TREES = "ignore:.*LeafSpec:FutureWarning"  # torch's own decompositions copy one
@@ -44,12 +44,6 @@ def parameters(
         torch.randn(plan.shape(name, out, into), dtype=dtype, requires_grad=True)
         for name in plan.groups
     ]
-
-
-def gap(a: Tensor, b: Tensor) -> float:
-    """The largest difference over the largest number."""
-    a, b = a.detach(), b.detach()
-    return float((a - b).abs().max() / b.abs().max())
 
 
 @pytest.mark.parametrize("name", SQUARE)

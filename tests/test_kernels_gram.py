@@ -195,7 +195,7 @@ def test_what_a_window_refuses() -> None:
         GramWindow(0)
     with pytest.raises(ValueError, match=r"a window of 2\.5 rows"):
         GramWindow(2.5)  # type: ignore[arg-type]
-    window = GramWindow(4)
+    window = GramWindow(4.0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no rows were added"):
         _ = window.gram
     window.add(torch.ones(2, 3))

@@ -12,15 +12,10 @@ from torch.nn import functional as F
 from netir.kernels import group_calls, small_maps
 from netir.kernels.groups import group
 from netir.kernels.layers import GroupConv2d, MixedGroupConv2d
-from tests.group_layers import acted
+from tests.group_layers import acted, gap
 
 DOUBLE = torch.float64
 FORMATS = (torch.contiguous_format, torch.channels_last)
-
-
-def gap(a: Tensor, b: Tensor) -> float:
-    """The largest difference over the largest number."""
-    return float((a - b).detach().abs().max() / b.detach().abs().max())
 
 
 @pytest.mark.parametrize("laid", FORMATS, ids=str)
