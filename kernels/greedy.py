@@ -18,13 +18,14 @@ def most_alike(gram: Tensor, count: int) -> Tensor:
     equals the first. Squared cosines are whole numbers of 2⁻⁴⁶, so that what is taken off a score
     leaves exactly what adding up the others would give; in float32 others would be picked.
     """
-    size = len(gram)
     if gram.is_complex():
         raise ValueError(f"a matrix of real numbers is needed, not of {gram.dtype}")
-    if gram.shape != (size, size) or not bool(gram.sum(dtype=torch.float64).isfinite()):
+    square = gram.dim() == 2 and gram.shape[0] == gram.shape[1]
+    if not square or not bool(gram.sum(dtype=torch.float64).isfinite()):
         raise ValueError(f"a finite square matrix is needed, not {tuple(gram.shape)}")
-    if not 0 <= count <= size:
-        raise ValueError(f"cannot remove {count} of {size}")
+    if count not in range(len(gram) + 1):
+        raise ValueError(f"cannot remove {count!r} of {len(gram)}")
+    count = int(count)
     norms = gram.diagonal().double().clamp(min=0).sqrt()
     dead = norms == 0
     scale = torch.where(dead, torch.zeros_like(norms), 1 / norms.clamp(min=1e-300))

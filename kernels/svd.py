@@ -39,12 +39,13 @@ def truncated(
         raise ValueError(f"a finite matrix is needed, not one of shape {tuple(matrix.shape)}")
     if matrix.is_complex():
         raise ValueError(f"a matrix of real numbers is needed, not of {matrix.dtype}")
-    if not 1 <= rank <= min(matrix.shape):
-        raise ValueError(f"rank {rank} of a matrix of {matrix.shape[0]} x {matrix.shape[1]}")
+    if rank not in range(1, min(matrix.shape) + 1):
+        raise ValueError(f"rank {rank!r} of a matrix of {matrix.shape[0]} x {matrix.shape[1]}")
     if method not in METHODS:
         raise ValueError(f"a decomposition by '{method}', not by {' or '.join(METHODS)}")
-    if extra < 0 or sweeps < 0:
+    if extra != int(extra) or extra < 0 or sweeps != int(sweeps) or sweeps < 0:
         raise ValueError(f"{extra} extra directions and {sweeps} sweeps")
+    rank, extra, sweeps = int(rank), int(extra), int(sweeps)
     wide = matrix.detach().double()
     scale = _power_of_two(wide)
     wide = wide / scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -92,6 +93,8 @@ def test_bad_streams() -> None:
     with pytest.raises(ValueError, match="not finite"):
         total.add(torch.full((3, 2), torch.nan))
     assert torch.equal(total.gram.matrix, torch.ones(2, 2, dtype=DOUBLE))
+    with pytest.raises(ValueError, match="from a tensor, not from ndarray"):
+        total.add(np.ones((3, 2)))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="axis 5 of an activation of 2 axes"):
         total.add(torch.ones(3, 2), 5)
     with pytest.raises(ValueError, match="the mean of 0 rows"):
@@ -241,11 +244,13 @@ def test_greedy_picks_are_those_of_a_rebuild(size: int) -> None:
     [
         (torch.eye(3), 4, "cannot remove 4 of 3"),
         (torch.eye(3), -1, "cannot remove -1 of 3"),
+        (torch.eye(3), 2.5, r"cannot remove 2\.5 of 3"),
+        (torch.tensor(1.0), 0, r"a finite square matrix is needed, not \(\)"),
         (torch.ones(2, 3), 1, r"a finite square matrix is needed, not \(2, 3\)"),
         (torch.full((2, 2), torch.nan), 1, "a finite square matrix"),
         (torch.eye(2) * 1j, 1, "a matrix of real numbers is needed, not of torch.complex64"),
     ],
 )
-def test_what_greedy_refuses(matrix: Tensor, count: int, message: str) -> None:
+def test_what_greedy_refuses(matrix: Tensor, count: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        most_alike(matrix, count)
+        most_alike(matrix, count)  # type: ignore[arg-type]

@@ -9,8 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from netir.kernels.gram import Gram, gram
-from netir.kernels.rank import Count, bordered, count_above, effective_rank, positives
+from netir.kernels.gram import Gram, GramSum, _largest, gram
+from netir.kernels.rank import (
+    Count,
+    all_above,
+    bordered,
+    count_above,
+    effective_rank,
+    positives,
+)
 from tests.spectra import DOUBLE, FAMILIES, Spectrum, exact_count, spectra
 
 STORAGES = [torch.float32, torch.bfloat16]
@@ -82,6 +89,47 @@ def test_sums_that_round_one_way_are_noticed() -> None:
     epsilon = float(values[-2].sqrt()) * 0.9
     assert count_above(gram(rows, "float32"), epsilon) is None
     assert effective_rank(rows, epsilon, "float32") == Count(1, "float64")
+
+
+def symmetric(size: int, rank: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    half = torch.randn(size, rank, generator=generator, dtype=DOUBLE)
+    signs = torch.randn(rank, generator=generator, dtype=DOUBLE).sign()
+    return half * signs @ half.mT
+
+
+@pytest.mark.parametrize(("size", "rank"), [(1, 1), (300, 1), (300, 3), (300, 300)])
+def test_the_largest_eigenvalue_is_told_by_random_vectors(size: int, rank: int) -> None:
+    for seed in range(30):
+        matrix = symmetric(size, rank, seed)
+        generator = torch.Generator().manual_seed(100 + seed)
+        images = torch.randn(16, size, generator=generator, dtype=DOUBLE) @ matrix
+        largest = float(torch.linalg.matrix_norm(matrix, 2))
+        assert largest / 4 < _largest(images) < 4 * largest
+        for scale in (1e-200, 1e150):
+            scaled = _largest(scale * images)
+            assert scaled == pytest.approx(scale * _largest(images), rel=1e-9)
+
+
+def test_the_largest_eigenvalue_of_nothing_and_of_what_overflows() -> None:
+    assert _largest(torch.zeros(16, 3, dtype=DOUBLE)) == 0
+    for value in (nan, inf):
+        images = torch.ones(16, 3, dtype=DOUBLE)
+        images[2, 1] = value
+        assert _largest(images) == inf
+
+
+def test_a_check_that_overflows_leaves_no_certainty() -> None:
+    total, rows = GramSum("float32"), torch.full((1, 1), 1.3e154, dtype=DOUBLE)
+    total.add(rows)
+    assert total.gram.error == inf
+    assert effective_rank(rows, 1e150, "float32") == Count(1, "float64")
+
+
+def test_many_columns_start_in_float32() -> None:
+    rows = torch.randn(600, 256)
+    assert effective_rank(rows, 0.01) == Count(256, "float32")
+    assert effective_rank(rows[:, :64], 0.01) == Count(64, "float64")
 
 
 def test_zero_matrices() -> None:
@@ -224,3 +272,16 @@ def test_a_margin_that_hides_the_threshold_gives_no_count() -> None:
     assert count_above(Gram(matrix, 10, 0.0), 0.2) == 2
     assert count_above(Gram(matrix, 10, 0.02), 0.2) == 2
     assert count_above(Gram(matrix, 10, 0.04), 0.2) is None
+
+
+def test_of_what_is_not_finite_nothing_is_certain() -> None:
+    hidden = torch.eye(3, dtype=DOUBLE)
+    hidden[0, 1] = hidden[1, 0] = nan
+    for found in (Gram(hidden, 10, 0.0), Gram(torch.eye(3, dtype=DOUBLE), 10, nan)):
+        assert not all_above(found, 0.1)
+        assert count_above(found, 0.1) is None
+
+
+def test_a_matrix_of_no_columns(capfd: pytest.CaptureFixture[str]) -> None:
+    assert positives(torch.zeros(0, 0, dtype=DOUBLE), [0.0, 1.0]) == [0, 0]
+    assert capfd.readouterr() == ("", "")

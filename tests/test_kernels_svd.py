@@ -95,6 +95,8 @@ def test_all_singular_vectors(shape: tuple[int, ...]) -> None:
         (torch.ones(2, 3), {"rank": 0}, "rank 0 of"),
         (torch.ones(2, 3), {"method": "qr"}, "a decomposition by 'qr', not by svd or random"),
         (torch.ones(2, 3), {"extra": -1}, "-1 extra directions"),
+        (torch.ones(2, 3), {"rank": 1.5}, r"rank 1\.5 of"),
+        (torch.ones(2, 3), {"sweeps": 0.5}, r"and 0\.5 sweeps"),
     ],
 )
 def test_bad_arguments(matrix: Tensor, options: dict[str, object], message: str) -> None:

@@ -162,8 +162,8 @@ def test_kernels_package_is_only_a_docstring() -> None:
     assert ast.get_docstring(tree)
 
 
-def test_kernels_import_only_torch_and_numpy() -> None:
-    allowed = {"netir", "numpy", "torch", "triton", *sys.stdlib_module_names}
+def test_kernels_import_only_torch_and_arrays() -> None:
+    allowed = {"netir", "numpy", "scipy", "torch", "triton", *sys.stdlib_module_names}
     files = [file for name, file in MODULES.items() if name.startswith("netir.kernels")]
     read = {item.name.partition(".")[0] for file in files for item in imports(file)}
     assert read <= allowed
