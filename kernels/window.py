@@ -41,16 +41,24 @@ class GramWindow:
         new, lost = products(rows[None])
         if self._rows is None or self._sum is None:
             self._rows, self._sum = rows.new_empty(self.most, rows.shape[1]), torch.zeros_like(new)
-        places = (self._first + self._count + torch.arange(len(rows))) % self.most
         gone = max(0, self._count + len(rows) - self.most)
-        if gone:
-            old, more = products(self._rows[places[-gone:].to(rows.device)][None])
-            new, lost, self._changed = new - old, lost + more, True
-            self._first = (self._first + gone) % self.most
-        self._sum = self._sum + new
+        for place in self._places(self._first, gone):
+            old, more = products(self._rows[place][None])
+            new, lost, self._changed = new.sub_(old), lost + more, True
+        free = self._places(self._first + self._count, len(rows))
+        for place, part in zip(free, rows.split([p.stop - p.start for p in free]), strict=True):
+            self._rows[place] = part
+        self._sum += new
         self._lost += lost + 2 * UNIT * float(self._sum.diagonal().abs().sum())
-        self._rows[places.to(rows.device)] = rows
+        self._first = (self._first + gone) % self.most
         self._count += len(rows) - gone
+
+    def _places(self, first: int, count: int) -> list[slice]:
+        """Where so many rows are from one on: in two parts where they go on at the start."""
+        first %= self.most
+        end = first + count
+        parts = [slice(first, min(end, self.most)), slice(0, max(0, end - self.most))]
+        return [part for part in parts if part.stop > part.start]
 
     def _fitting(self, rows: Tensor) -> None:
         if self._rows is None:
