@@ -34,6 +34,7 @@ def expand(
     group; none means 1. What is compiled or exported gives `tables`, its buffers. The filter has
     `dtype`, or autocast's, or that of the parameters.
     """
+    parameters = list(parameters)
     if not torch.compiler.is_compiling():
         plan.check(parameters, coefficients, tables)
     first = parameters[0]
@@ -43,9 +44,11 @@ def expand(
         coefficients = first.new_ones(len(parameters))
     if dtype is None:
         dtype = filter_dtype(first)
+    if not dtype.is_floating_point:
+        raise ValueError(f"a filter has real numbers, not {dtype}")
     given = tables.table, tables.weights  # by name: not every torch can compile `*tables`
     made = _way([*parameters, coefficients])(
-        list(parameters), coefficients, *given, plan.into, dtype
+        parameters, coefficients, *given, plan.into, dtype
     )
     return made.permute(0, 3, 1, 2)
 
@@ -117,6 +120,8 @@ def normalised(parameters: Sequence[Tensor], norms: Tensor, mix: Tensor | None =
 
     Parameters that are all zero stay so.
     """
+    if norms.shape != (len(parameters),):
+        raise ValueError(f"norms of shape {list(norms.shape)} for {len(parameters)} groups")
     lengths = torch.stack([torch.linalg.vector_norm(p) for p in parameters])
     factors = norms / torch.where(lengths > 0, lengths, 1)
     return factors if mix is None else factors * mix
@@ -256,12 +261,34 @@ class _Direct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         table, weights, coefficients, *parameters = ctx.saved_tensors
-        wanted = any(ctx.needs_input_grad[5:])
+        needed = ctx.needs_input_grad[4:]
+        if torch.is_grad_enabled() or _batched(gradient):
+            sources = coefficients, *parameters
+            return *[None] * 4, *_plain_gradients(sources, needed, gradient, table, weights)
+        wanted = any(needed[1:])
         args = (parameters, coefficients, gradient, table, weights, ctx.into, wanted)
-        # as an op where a gradient of this is wanted too
-        *found, products = (expand_mix_backward if torch.is_grad_enabled() else _backward)(*args)
+        *found, products = _backward(*args)
         none = [None] * len(parameters)
         return None, None, None, None, products, *(found if wanted else none)
+
+
+def _batched(gradient: Tensor) -> bool:
+    """Whether this stands for many gradients, as with `is_grads_batched`."""
+    legacy: bool = torch._C._functorch.is_legacy_batchedtensor(gradient)
+    return legacy
+
+
+def _plain_gradients(
+    sources: Sequence[Tensor], needed: Sequence[bool], gradient: Tensor, table: Tensor,
+    weights: Tensor | None,
+) -> list[Tensor | None]:  # fmt: skip
+    """The gradients of coefficients and parameters by torch's own ops, which know all its ways."""
+    with torch.enable_grad():
+        made = plain(sources[1:], sources[0], table, weights, (), gradient.dtype)
+    leaves = [source for source, need in zip(sources, needed, strict=True) if need]
+    further = torch.is_grad_enabled()
+    found = iter(torch.autograd.grad(made, leaves, gradient, create_graph=further))
+    return [next(found) if need else None for need in needed]
 
 
 def _direct(
@@ -282,6 +309,11 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     coefficients, table, *rest = ctx.saved_tensors
     weights, parameters = (None, rest) if ctx.exact else (rest[0], rest[1:])
+    if _batched(gradient):
+        needed = ctx.needs_input_grad[1], *ctx.needs_input_grad[0]
+        sources = coefficients, *parameters
+        products, *found = _plain_gradients(sources, needed, gradient, table, weights)
+        return found, products, None, None, None, None
     wanted = any(ctx.needs_input_grad[0])
     *found, products = expand_mix_backward(
         parameters, coefficients, gradient, table, weights, ctx.into, wanted

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from math import inf
+from math import inf, sqrt
 from typing import Any
 
 import numpy as np
@@ -138,7 +138,7 @@ def _largest(images: Tensor) -> float:
     shared = images / top
     shared = (shared @ shared.mT).square()
     pairs = float(shared.sum() - shared.trace()) / (len(images) * (len(images) - 1))
-    return top * max(pairs, 0.0) ** 0.25
+    return top * sqrt(sqrt(max(pairs, 0.0)))
 
 
 def by_rows(value: Tensor, axis: int = -1) -> Tensor:

@@ -317,7 +317,7 @@ def check_grid(map: Sequence[object], kernel: int, stride: int, padding: int) ->
     """Raise where windows do not lie symmetrically on a map: turned, it would be read elsewhere."""
     if stride == 1:
         return
-    for size in map:
+    for size in (map[0], map[1]):  # which a tracer may stand for
         if isinstance(size, int) and (size + 2 * padding - kernel) % stride:
             raise ValueError(
                 f"a map of {size} pixels is not read symmetrically by a kernel of {kernel} with "

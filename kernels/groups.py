@@ -91,7 +91,7 @@ class Group:
 @lru_cache(maxsize=256)
 def group(name: str) -> Group:
     """The group of that name."""
-    match = _NAME.fullmatch(name)
+    match = _NAME.fullmatch(str(name))
     if match is None:
         raise ValueError(f"no group is called {name!r}: write C8, D4 or D1_45, for example")
     kind, n, degrees = match[1], int(match[2]), int(match[3] or 0)

@@ -21,6 +21,7 @@ from netir.kernels.group_calls import (
     check_grid,
     coset_order,
     field_norm,
+    group_conv,
     order_of,
     ordered_pool,
     planned_conv,
@@ -60,11 +61,11 @@ class MixedGroupConv2d(nn.Module):
     ) -> None:
         super().__init__()
         _expect_whole(kernel_size=kernel_size, stride=stride, padding=padding)
-        names = tuple(groups.split() if isinstance(groups, str) else groups)
+        names: Any = groups.split() if isinstance(groups, str) else groups
         self._build(Plan(names, kernel_size, lifting, ambient), fields_in, fields_out,
                     stride, padding, bias, device, dtype)  # fmt: skip
         weights = [w.detach() for w in self._all("weight")]
-        self.logits = nn.Parameter(weights[0].new_zeros(len(names)))
+        self.logits = nn.Parameter(weights[0].new_zeros(len(weights)))
         self.register_buffer("norms", _norms(weights) if weight_norm else None)
 
     def _build(
@@ -115,6 +116,13 @@ class MixedGroupConv2d(nn.Module):
         return self._tables
 
     def forward(self, x: Tensor) -> Tensor:
+        given: object = x
+        if not isinstance(given, Tensor):  # torch.fx traces with a stand-in
+            plan = self.plan
+            return group_conv(
+                x, *self.parts(), plan.groups, plan.ambient, plan.lifting, self.stride,
+                self.padding,
+            )  # fmt: skip
         return planned_conv(
             x, *self.parts(), self.plan, self.stride, self.padding, self.placed(x.device),
             self._kept, self.made,

@@ -111,6 +111,8 @@ class Plan:
         """Raise unless all fits: a parameter and a coefficient for every group, and the tables."""
         if len(parameters) != len(self.groups):
             raise ValueError(f"{len(parameters)} parameters for {len(self.groups)} groups")
+        if not all(isinstance(parameter, Tensor) for parameter in parameters):
+            raise ValueError("parameters are tensors, one for every group")
         if any(parameter.dim() != 6 or not parameter.numel() for parameter in parameters):
             shapes = [list(parameter.shape) for parameter in parameters]
             raise ValueError(f"parameters have six axes and are not empty: {shapes}")
@@ -135,12 +137,20 @@ class Plan:
         fields = found[0][-1] if found and found[0] else 0
         if found != (expected := [[self.elements // order, fields] for order in self.orders]):
             raise ValueError(f"biases have shapes {found}, not {expected}")
+        if len({bias.dtype for bias in biases}) > 1:
+            raise ValueError(f"biases of {' and of '.join(sorted({str(b.dtype) for b in biases}))}")
         self._check_coefficients(coefficients)
 
     def _check_coefficients(self, coefficients: Tensor | None) -> None:
-        if coefficients is not None and coefficients.shape != (len(self.groups),):
-            found = list(coefficients.shape)
-            raise ValueError(f"coefficients of shape {found} for {len(self.groups)} groups")
+        if coefficients is None:
+            return
+        found: Any = coefficients
+        if not isinstance(found, Tensor) or not found.is_floating_point():
+            kind = getattr(found, "dtype", type(found).__name__)
+            raise ValueError(f"coefficients are a tensor of real numbers, not {kind}")
+        if coefficients.shape != (len(self.groups),):
+            shape = list(coefficients.shape)
+            raise ValueError(f"coefficients of shape {shape} for {len(self.groups)} groups")
 
 
 def leaves(leaf: str, groups: Sequence[str]) -> list[str]:
@@ -148,8 +158,8 @@ def leaves(leaf: str, groups: Sequence[str]) -> list[str]:
     return [leaf if i == 0 else f"{leaf}_{name}" for i, name in enumerate(groups)]
 
 
-def _checked(names: Sequence[str]) -> list[Group]:
-    if not names or isinstance(names, str):
+def _checked(names: Any) -> list[Group]:
+    if not names or not isinstance(names, (tuple, list)):
         raise ValueError("a plan names its groups in a tuple, one at least")
     if len(set(names)) < len(names):
         raise ValueError(f"a group is named twice: {', '.join(names)}")

@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize
 
 import netir
 from netir.errors import NetirError, NetirWarning
+from netir.kernels.group_calls import group_conv
 from netir.kernels.groups import SQUARE, group
 from netir.kernels.layers import (
     EquivariantAvgPool2d,
@@ -118,6 +119,27 @@ def test_small_maps_are_convolved_in_contiguous_format() -> None:
     assert layer(large).is_contiguous(memory_format=torch.channels_last)
 
 
+def test_torch_fx_sees_a_layer_as_one_call() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        GroupConv2d(3, 2, 3, lifting=True, stride=2), FieldBatchNorm2d(2), nn.ReLU(),
+        MixedGroupConv2d(2, 2, 3, weight_norm=True), EquivariantAvgPool2d(2), GroupPool(),
+    ).eval()  # fmt: skip
+    x = torch.randn(2, 3, 13, 13)
+    traced = torch.fx.symbolic_trace(model)
+    called = [node.target for node in traced.graph.nodes if node.op == "call_function"]
+    assert called.count(group_conv) == 2
+    assert torch.equal(traced(x), model(x))
+    with pytest.raises(ValueError, match="not read symmetrically"):
+        traced(torch.randn(2, 3, 12, 12))
+    names = [name for name, _ in model.named_parameters()]
+    found, want = (
+        torch.autograd.grad(net(x).sum(), [net.get_parameter(name) for name in names])
+        for net in (traced, model)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(found, want, strict=True))
+
+
 def test_layers_that_were_deferred_are_drawn_like_others() -> None:
     def made() -> nn.Module:
         first = GroupConv2d(3, 2, lifting=True, padding=1)
@@ -147,6 +169,9 @@ def test_layers_that_were_deferred_are_drawn_like_others() -> None:
         (lambda: GroupConv2d(0, 1), "1 at least"),
         (lambda: GroupConv2d(1, 1, group="C9x"), "no group is called"),
         (lambda: GroupConv2d(1, 1, group="D4", ambient="C4"), "no subgroup"),
+        (lambda: GroupConv2d(1, 1, group=("D4",)), r"no group is called \('D4',\)"),
+        (lambda: MixedGroupConv2d(1, 1, groups=None), "names its groups"),
+        (lambda: MixedGroupConv2d(1, 1, groups=(4,)), "no group is called 4"),
         (lambda: GroupPool("C4", "D4"), "no subgroup"),
         (lambda: GroupPool("C4", kind="median"), "not the median"),
         (lambda: GroupConv2d(1, 1, (3, 3)), r"kernel_size is one whole number.* not \(3, 3\)"),

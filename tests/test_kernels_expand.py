@@ -281,6 +281,34 @@ def test_torch_func_and_forward_differentiation_see_torchs_own_ops(plan: Plan) -
     assert gap(tangent, expand(only, plan, mix)) <= 1e-14
 
 
+@pytest.mark.parametrize("plan", [PLANS[0], PLANS[4]], ids=str)
+def test_many_gradients_at_once(plan: Plan) -> None:
+    made = parameters(plan, 1, 1)
+    mix = torch.rand(len(made), dtype=DOUBLE, requires_grad=True)
+    args = (made, mix, *plan.tables(), plan.into, DOUBLE)
+    for filter in (_direct(*args), expand_mix(*args)):
+        slopes = torch.randn(3, *filter.shape, dtype=DOUBLE)
+        for leaves in ([mix], [made[0]], [*made, mix]):
+            many = torch.autograd.grad(
+                filter, leaves, slopes, retain_graph=True, is_grads_batched=True
+            )
+            for i, slope in enumerate(slopes):
+                want = torch.autograd.grad(filter, leaves, slope, retain_graph=True)
+                assert all(gap(a[i], b) <= 1e-14 for a, b in zip(many, want, strict=True))
+
+
+def test_a_hessian_by_many_gradients_at_once() -> None:
+    plan = Plan(("D4", "C4"))
+    own = tuple(p.detach() for p in parameters(plan, 1, 1))
+
+    def loss(*own: Tensor) -> Tensor:
+        return expand(own, plan).pow(3).sum()
+
+    one, many = (torch.autograd.functional.hessian(loss, own, vectorize=v) for v in (False, True))
+    for a, b in zip(one, many, strict=True):
+        assert all(gap(x, y) <= 1e-13 for x, y in zip(a, b, strict=True))
+
+
 def net() -> nn.Sequential:
     return nn.Sequential(
         Mixed(Plan(MIXED, 3, lifting=True), 3, 2), nn.ReLU(), Mixed(Plan(MIXED, 3), 2, 2)
@@ -483,6 +511,23 @@ def test_a_bank_refuses_what_does_not_fit() -> None:
         expand([torch.zeros(3), torch.zeros(3)], plan)
     with pytest.raises(ValueError, match="not of real numbers"):
         expand([p.detach().long() for p in parameters(plan)], plan)
+    with pytest.raises(ValueError, match=r"biases of torch\.float32 and of torch\.float64"):
+        expand_bias([torch.zeros(2, 3), torch.zeros(1, 3, dtype=DOUBLE)], plan)
+    with pytest.raises(ValueError, match=r"real numbers, not torch\.int32"):
+        expand(parameters(plan), plan, dtype=torch.int32)
+    for wrong, name in ((torch.ones(2) * 1j, "torch.complex64"), ([1.0, 1.0], "list")):
+        with pytest.raises(ValueError, match=f"coefficients are a tensor.* not {name}"):
+            expand(parameters(plan), plan, wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="parameters are tensors"):
+        expand([p.tolist() for p in parameters(plan)], plan)  # type: ignore[misc]
+    with pytest.raises(ValueError, match=r"norms of shape \[3\] for 2 groups"):
+        normalised(parameters(plan), torch.ones(3))
+
+
+def test_parameters_may_come_one_by_one() -> None:
+    plan = Plan(("C1", "C2"))
+    made = parameters(plan)
+    assert torch.equal(expand((p for p in made), plan), expand(made, plan))  # type: ignore[arg-type]
 
 
 class Counted:

@@ -155,6 +155,9 @@ def test_mixed_groups_are_gathered_along_their_lattice() -> None:
         (lambda: generated([group("D1_20"), group("C16")]), "no group contains D1_20, C16"),
         (lambda: Plan(()), "names its groups"),
         (lambda: Plan("C4"), "names its groups"),
+        (lambda: Plan(None), "names its groups"),  # type: ignore[arg-type]
+        (lambda: Plan((4,)), "no group is called 4"),  # type: ignore[arg-type]
+        (lambda: Plan((("D4",),)), r"no group is called \('D4',\)"),  # type: ignore[arg-type]
         (lambda: Plan(("C4", "C4")), "named twice"),
         (lambda: Plan(("C4",), 0), "a whole number of pixels, not 0"),
         (lambda: Plan(("C4",), 2.5), "a whole number of pixels, not 2.5"),  # type: ignore[arg-type]
