@@ -48,21 +48,24 @@ class Gather:
         count, summands = chosen.shape
         self.factors = factors
         self.each = [each.long() for each in chosen.unbind(1)]
-        self.bags = chosen.reshape(-1)
+        self.bags = chosen
         self.starts = torch.arange(count, dtype=chosen.dtype, device=chosen.device) * summands
 
-    def __call__(self, flat: Tensor) -> Tensor:
+    def __call__(self, flat: Tensor, part: slice = slice(None)) -> Tensor:
+        """All lines of the result, or part of them."""
+        factors = None if self.factors is None else self.factors[part]
         if len(self.each) > 1 and flat.dtype == torch.float32:  # torch is fast at this then
-            given = None if self.factors is None else self.factors.reshape(-1)
-            return torch.embedding_bag(flat, self.bags, self.starts, per_sample_weights=given)[0]
-        total = flat.index_select(0, self.each[0])
-        if self.factors is not None:
-            total *= self.factors[:, :1].to(flat.dtype)
+            bags, given = self.bags[part], None if factors is None else factors.reshape(-1)
+            starts = self.starts[: len(bags)]
+            return torch.embedding_bag(flat, bags.reshape(-1), starts, per_sample_weights=given)[0]
+        total = flat.index_select(0, self.each[0][part])
+        if factors is not None:
+            total *= factors[:, :1].to(flat.dtype)
         for number, each in enumerate(self.each[1:], 1):
-            part = flat.index_select(0, each)
-            if self.factors is not None:
-                part *= self.factors[:, number, None].to(flat.dtype)
-            total += part
+            more = flat.index_select(0, each[part])
+            if factors is not None:
+                more *= factors[:, number, None].to(flat.dtype)
+            total += more
         return total
 
 
@@ -100,9 +103,9 @@ class Step:
         each = readers.view(cosets[group], -1).unbind(1)
         self.backwards = gather(each, each, slice(half, 2 * half))
 
-    def forward(self, source: Tensor) -> Tensor:
+    def forward(self, source: Tensor, part: slice = slice(None)) -> Tensor:
         """Every entry's parameter; parameters, as all that is read and made here, are lines."""
-        return source if self.trivial else self.forwards(source)
+        return source[part] if self.trivial else self.forwards(source, part)
 
     def backward(self, source: Tensor) -> Tensor:
         """The transpose: every parameter's sum over the entries that read it."""
@@ -163,19 +166,30 @@ def expand(
     kind = sum_type(parameters[0].dtype)
     walk = steps(parameters, table, weights, into)
     factors = coefficients.tolist()
-    arrived: dict[int, Tensor] = {}
+    arriving: dict[int, list[_Share]] = {}
     for g in _order(parameters):
-        own, share = _lines_in(kind, parameters[g]), factors[g]
-        total = arrived.pop(g, None)
-        if total is not None:
-            own, share = total.add_(own, alpha=share), 1.0
-        moved = walk[g].forward(own)
-        known = arrived.get(into[g])
-        if known is not None:
-            known.add_(moved, alpha=share)
-        else:
-            arrived[into[g]] = moved * share if total is None else moved
-    return arrived[-1]
+        own, others = _lines_in(kind, parameters[g]), arriving.pop(g, [])
+        total = _summed([*others, (None, own, factors[g])])
+        arriving.setdefault(into[g], []).append((walk[g], total, 1.0))
+    return _summed(arriving[-1])
+
+
+_Share = tuple[Step | None, Tensor, float]
+"""Lines, or what a step makes of them, and how much they count."""
+_WHOLE, _PART = 1 << 20, 1 << 17
+
+
+def _summed(shares: Sequence[_Share]) -> Tensor:
+    """Their sum, by parts that the processor's cache holds where it is large."""
+    (step, lines, factor), *rest = shares
+    made = lines * factor if step is None else step.forward(lines)
+    count = len(made) if made.numel() <= _WHOLE else -(-_PART // made.shape[1])
+    for start in range(0, len(made), count) if rest else ():
+        part = slice(start, start + count)
+        into = made[part]
+        for step, lines, factor in rest:
+            into.add_(lines[part] if step is None else step.forward(lines, part), alpha=factor)
+    return made
 
 
 def backward(

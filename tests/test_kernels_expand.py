@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
+from netir.kernels import lattice
 from netir.kernels.bank import FilterBank, Remembered, expand_bank
 from netir.kernels.expand import (
     DECOMPOSITIONS,
@@ -138,6 +139,25 @@ def test_the_fast_way_is_the_plain_one(plan: Plan) -> None:
         assert gap(fast, slow) <= 1e-14
         for a, b in zip(torch.autograd.grad(fast, [*made, mix], slope), want, strict=True):
             assert gap(a, b) <= 1e-13
+
+
+@pytest.mark.parametrize("kind", [torch.float32, DOUBLE], ids=str)
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_large_filters_are_summed_by_parts(
+    plan: Plan, kind: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [p.detach() for p in parameters(plan, dtype=kind)]
+    kept = [p.clone() for p in made]
+    mix = torch.tensor([1.0, *torch.randn(len(made) - 1)], dtype=kind)
+    args = (made, mix, *plan.tables(), plan.into)
+    want = lattice.expand(*args)
+    monkeypatch.setattr(lattice, "_WHOLE", 0)
+    for part in (1, 20, 10**6):
+        monkeypatch.setattr(lattice, "_PART", part)
+        found = lattice.expand(*args)
+        assert torch.equal(found, want)
+        found += 1  # is no parameter
+    assert all(torch.equal(a, b) for a, b in zip(made, kept, strict=True))
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)
