@@ -184,8 +184,8 @@ def run(given: Options) -> list[Table]:
               layers, (
             "`dense` is an ordinary convolution of the same channels. It and ours get maps in "
             "whichever format is faster; `rotations` and `one convolution per group` in channels "
-            "last. On maps smaller than the kernel ours calls no convolution of the library's, but "
-            "multiplies matrices (kernels/small_maps.py).",
+            "last. On maps smaller than the kernel ours leaves the padding out "
+            "(kernels/small_maps.py).",
         )),
     ]  # fmt: skip
 

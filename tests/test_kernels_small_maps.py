@@ -1,4 +1,4 @@
-"""Maps smaller than their kernel: what torch computes, by products of matrices."""
+"""Maps smaller than their kernel: what torch computes, by one product for every tap."""
 
 from __future__ import annotations
 
@@ -44,8 +44,9 @@ def test_it_is_torchs_convolution(
 @pytest.mark.parametrize(
     ("maps", "into", "out"), [(0, 4, 5), (1, 1, 1), (3, 1, 4), (3, 4, 1), (1, 4, 5)]
 )
-def test_few_maps_and_channels(maps: int, into: int, out: int) -> None:
-    x = torch.randn(maps, into, 2, 3, dtype=DOUBLE, requires_grad=True)
+@pytest.mark.parametrize("width", [3, 4])
+def test_few_maps_and_channels(maps: int, into: int, out: int, width: int) -> None:
+    x = torch.randn(maps, into, 2, width, dtype=DOUBLE, requires_grad=True)
     weight = torch.randn(out, into, 5, 5, dtype=DOUBLE, requires_grad=True)
     want, made = F.conv2d(x, weight, padding=2), small_maps.conv2d(x, weight, 2)
     assert made.shape == want.shape
@@ -95,6 +96,8 @@ def test_gradients() -> None:
      ((64, 256, 5, 4), 5, 1, 2, torch.float32, False),
      ((64, 256, 2, 2), 5, 1, 1, torch.float32, False),  # smaller than the kernel, padded
      ((8, 256, 4, 4), 5, 1, 2, torch.float32, False),
+     ((64, 256, 6, 6), 7, 1, 3, torch.float32, False),  # few of its taps read padding
+     ((64, 256, 2, 2), 3, 1, 1, torch.float32, True),
      ((256, 4, 4), 5, 1, 2, torch.float32, False)],
 )  # fmt: skip
 def test_when_it_pays(
