@@ -34,7 +34,7 @@ from tests.group_layers import MIXED, Mixed, acted, gap
 
 DOUBLE = torch.float64
 TREES = "ignore:.*LeafSpec:FutureWarning"  # torch's own decompositions copy one
-JIT = "ignore:`torch.jit:DeprecationWarning"  # torch's own forward differentiation uses it
+JIT = "ignore:`torch.jit"  # torch's own forward differentiation uses it
 LEAVES = "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"  # torch's opcheck
 
 

@@ -155,7 +155,7 @@ def test_equivariance_is_kept(calls: list[torch.Size]) -> None:
     assert len(calls) == 9
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_compilers_tracers_and_short_numbers_take_torchs_own(calls: list[torch.Size]) -> None:
     layer, x = GroupConv2d(32, 32, 3, "D4", padding=1), torch.randn(32, 256, 2, 2)
