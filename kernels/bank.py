@@ -17,7 +17,14 @@ import torch
 from torch import Tensor
 
 from netir.kernels import lattice
-from netir.kernels.expand import expand, filter_dtype, transformed
+from netir.kernels.expand import (
+    batched,
+    expand,
+    filter_dtype,
+    plain,
+    plain_gradients,
+    transformed,
+)
 from netir.kernels.plan import Plan, Tables
 
 T = TypeVar("T")
@@ -199,6 +206,18 @@ def _dense(
     return made
 
 
+def _plain(
+    parameters: Sequence[Tensor], coefficients: Tensor, tables: Sequence[Tensor],
+    weights: Sequence[Tensor], counts: Sequence[int], dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    """What the op computes, in plain torch."""
+    made = [
+        plain(parameters[own], coefficients[own], table, _weights(factors), (), dtype)
+        for own, table, factors in zip(_slices(counts), tables, weights, strict=True)
+    ]
+    return torch.cat([dense.flatten() for dense in made])
+
+
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     parameters, coefficients, tables, weights, counts, into, _ = inputs
     ctx.counts, ctx.into = list(counts), list(into)
@@ -209,15 +228,22 @@ def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     coefficients, *rest = ctx.saved_tensors
     layers = len(ctx.counts)
     tables, weights, parameters = rest[:layers], rest[layers : 2 * layers], rest[2 * layers :]
+    none = [None] * layers
+    if torch.is_grad_enabled() or batched(gradient):
+        products, *found = plain_gradients(
+            lambda own: _plain(own[1:], own[0], tables, weights, ctx.counts, gradient.dtype),
+            (coefficients, *parameters), (ctx.needs_input_grad[1], *ctx.needs_input_grad[0]),
+            gradient,
+        )  # fmt: skip
+        return found, products, none, none, None, None, None
     wanted = any(ctx.needs_input_grad[0])
     made, products = expand_bank_backward(
         parameters, coefficients, gradient, tables, weights, ctx.counts, ctx.into, wanted
     )
-    found: list[Tensor | None] = [None] * len(parameters)
+    found = [None] * len(parameters)
     if wanted:
         parts = made.split([parameter.numel() for parameter in parameters])
         found = [part.view(p.shape) for part, p in zip(parts, parameters, strict=True)]
-    none = [None] * layers
     return found, products, none, none, None, None, None
 
 

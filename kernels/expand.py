@@ -262,9 +262,11 @@ class _Direct(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         table, weights, coefficients, *parameters = ctx.saved_tensors
         needed = ctx.needs_input_grad[4:]
-        if torch.is_grad_enabled() or _batched(gradient):
-            sources = coefficients, *parameters
-            return *[None] * 4, *_plain_gradients(sources, needed, gradient, table, weights)
+        if torch.is_grad_enabled() or batched(gradient):
+            return *[None] * 4, *plain_gradients(
+                lambda own: plain(own[1:], own[0], table, weights, (), gradient.dtype),
+                (coefficients, *parameters), needed, gradient,
+            )  # fmt: skip
         wanted = any(needed[1:])
         args = (parameters, coefficients, gradient, table, weights, ctx.into, wanted)
         *found, products = _backward(*args)
@@ -272,21 +274,22 @@ class _Direct(torch.autograd.Function):
         return None, None, None, None, products, *(found if wanted else none)
 
 
-def _batched(gradient: Tensor) -> bool:
+def batched(gradient: Tensor) -> bool:
     """Whether this stands for many gradients, as with `is_grads_batched`."""
     legacy: bool = torch._C._functorch.is_legacy_batchedtensor(gradient)
     return legacy
 
 
-def _plain_gradients(
-    sources: Sequence[Tensor], needed: Sequence[bool], gradient: Tensor, table: Tensor,
-    weights: Tensor | None,
+def plain_gradients(
+    make: Callable[[list[Tensor]], Tensor], sources: Sequence[Tensor], needed: Sequence[bool],
+    gradient: Tensor,
 ) -> list[Tensor | None]:  # fmt: skip
-    """The gradients of coefficients and parameters by torch's own ops, which know all its ways."""
-    with torch.enable_grad():
-        made = plain(sources[1:], sources[0], table, weights, (), gradient.dtype)
-    leaves = [source for source, need in zip(sources, needed, strict=True) if need]
+    """The gradients of what some sources make, by torch's own ops, which know all its ways."""
     further = torch.is_grad_enabled()
+    with torch.enable_grad():
+        own = [source.view_as(source) for source in sources]  # what they come from is not asked for
+        made = make(own)
+    leaves = [source for source, need in zip(own, needed, strict=True) if need]
     found = iter(torch.autograd.grad(made, leaves, gradient, create_graph=further))
     return [next(found) if need else None for need in needed]
 
@@ -309,10 +312,12 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     coefficients, table, *rest = ctx.saved_tensors
     weights, parameters = (None, rest) if ctx.exact else (rest[0], rest[1:])
-    if _batched(gradient):
-        needed = ctx.needs_input_grad[1], *ctx.needs_input_grad[0]
-        sources = coefficients, *parameters
-        products, *found = _plain_gradients(sources, needed, gradient, table, weights)
+    if batched(gradient):
+        products, *found = plain_gradients(
+            lambda own: plain(own[1:], own[0], table, weights, (), gradient.dtype),
+            (coefficients, *parameters), (ctx.needs_input_grad[1], *ctx.needs_input_grad[0]),
+            gradient,
+        )  # fmt: skip
         return found, products, None, None, None, None
     wanted = any(ctx.needs_input_grad[0])
     *found, products = expand_mix_backward(

@@ -301,20 +301,44 @@ def test_torch_func_and_forward_differentiation_see_torchs_own_ops(plan: Plan) -
     assert gap(tangent, expand(only, plan, mix)) <= 1e-14
 
 
-@pytest.mark.parametrize("plan", [PLANS[0], PLANS[4]], ids=str)
-def test_many_gradients_at_once(plan: Plan) -> None:
+def ways(plan: Plan) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Parameters, and their filter by every way; coefficients depend on the parameters too."""
     made = parameters(plan, 1, 1)
     mix = torch.rand(len(made), dtype=DOUBLE, requires_grad=True)
-    args = (made, mix, *plan.tables(), plan.into, DOUBLE)
-    for filter in (_direct(*args), expand_mix(*args)):
-        slopes = torch.randn(3, *filter.shape, dtype=DOUBLE)
-        for leaves in ([mix], [made[0]], [*made, mix]):
+    table, weights = plan.tables()
+    factors = normalised(made, torch.ones(len(made), dtype=DOUBLE), mix)
+    args = (made, factors, table, weights, plan.into, DOUBLE)
+    several = [weights if weights is not None else torch.empty(0)]
+    bank = expand_bank(made, factors, [table], several, [len(made)], plan.into, DOUBLE)
+    filters = {"plain": plain(*args), "direct": _direct(*args), "op": expand_mix(*args)}
+    return [*made, mix], {**filters, "bank": bank.view_as(filters["plain"])}
+
+
+@pytest.mark.parametrize("plan", [PLANS[0], PLANS[4]], ids=str)
+def test_many_gradients_at_once(plan: Plan) -> None:
+    leaves, filters = ways(plan)
+    slopes = torch.randn(3, *filters["plain"].shape, dtype=DOUBLE)
+    for some in (leaves[-1:], leaves[:1], leaves):
+        want = [torch.autograd.grad(filters["plain"], some, s, retain_graph=True) for s in slopes]
+        for way, filter in filters.items():
             many = torch.autograd.grad(
-                filter, leaves, slopes, retain_graph=True, is_grads_batched=True
+                filter, some, slopes, retain_graph=True, is_grads_batched=True
             )
-            for i, slope in enumerate(slopes):
-                want = torch.autograd.grad(filter, leaves, slope, retain_graph=True)
-                assert all(gap(a[i], b) <= 1e-14 for a, b in zip(many, want, strict=True))
+            for i, one in enumerate(want):
+                assert all(gap(a[i], b) <= 1e-13 for a, b in zip(many, one, strict=True)), way
+
+
+@pytest.mark.parametrize("plan", [PLANS[0], PLANS[4]], ids=str)
+def test_gradients_that_are_differentiated_themselves(plan: Plan) -> None:
+    leaves, filters = ways(plan)
+    found = {}
+    for way, filter in filters.items():
+        first = torch.autograd.grad(filter.pow(3).sum(), leaves, create_graph=True)
+        total = torch.stack([g.pow(2).sum() for g in first]).sum()
+        found[way] = first, torch.autograd.grad(total, leaves, retain_graph=True)
+    for way, orders in found.items():
+        for ours, theirs in zip(orders, found["plain"], strict=True):
+            assert all(gap(a, b) <= 1e-12 for a, b in zip(ours, theirs, strict=True)), way
 
 
 def test_a_hessian_by_many_gradients_at_once() -> None:
