@@ -96,8 +96,8 @@ def grams(given: Options) -> list[list[Cell]]:
             "torch": lambda data=data: chunked(data),
         }, 5 if given.quick else 21)  # fmt: skip
         exact, single = gram(data), gram(data, "float32")
-        lost = float(torch.linalg.matrix_norm(single.matrix - exact.matrix, 2))
-        whole = float(torch.linalg.matrix_norm(exact.matrix, 2))
+        lost, whole = (float(torch.linalg.eigvalsh(matrix).abs().max())
+                       for matrix in (single.matrix - exact.matrix, exact.matrix))  # fmt: skip
         rows.append([
             name, milliseconds(times, "ours"), 1e3 * shape.floor(False),
             ratio(times, "torch", "ours"), 1.0, milliseconds(times, "flushed"),
@@ -118,7 +118,7 @@ def counts(given: Options) -> list[list[Cell]]:
         window, fresh = GramWindow(len(data)), data[: int(TURNOVER * len(data))]
         window.add(data)
         found = {effective_rank(data, epsilon, s, method=m).count
-                 for s in LEVELS for m in ("inertia", "eigenvalues")}  # fmt: skip
+                 for s in LEVELS[:-1] for m in ("inertia", "eigenvalues")}  # fmt: skip
         if found != {count}:
             raise SystemExit(f"{name}: {found}, not {count}")
         matrix = window.gram.matrix

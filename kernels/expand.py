@@ -109,7 +109,7 @@ def expand_bias(
 def _repeated(bias: Tensor, owners: Tensor) -> Tensor:
     """The biases of the cosets that own the elements, field by field."""
     if not torch.compiler.is_compiling():
-        return bias.index_select(0, owners).flatten()
+        return bias[owners].flatten()  # whose gradient is added up in order, on a GPU too
     fields = torch.arange(bias.shape[1], dtype=owners.dtype, device=owners.device)
     places = (owners[:, None] * len(fields) + fields).flatten()
     return bias.flatten().index_select(0, places)  # torch 2.11 cannot compile a bias that is a view
@@ -237,12 +237,29 @@ def plain(
     width, kind = (table.shape[2] - 2) // 2, lattice.sum_type(parameters[0].dtype)
     total: Tensor | None = None
     for g, parameter in enumerate(parameters):
-        own = lattice.rows_of(parameter).to(kind) * coefficients[g]
+        cosets, fields, *_, inner = parameter.shape
+        own = parameter.reshape(cosets, fields, -1, inner).to(kind) * coefficients[g]
         factors = None if weights is None else weights[g, :, :width]
-        part = lattice.gathered(own, table[g, :, -2], table[g, :, :width], factors)
+        part = _gathered(own, table[g, :, -2], table[g, :, :width], factors)
         total = part if total is None else total + part
     assert total is not None
     return total.to(dtype).reshape(_shape(parameters, table))
+
+
+def _gathered(source: Tensor, rows: Tensor, taps: Tensor, factors: Tensor | None) -> Tensor:
+    """The rows of a filter with their places exchanged, or summed over several taps."""
+    _, fields, size, inner = source.shape
+    flat = source.reshape(-1, inner)
+    total: Tensor | None = None
+    for tap, each in enumerate(taps.split(size, 1)):
+        chosen = flat.index_select(0, lattice.lines(rows, each, fields, size))
+        part = chosen.view(-1, fields, size, inner)
+        if factors is not None:
+            share = factors[:, None, tap * size : (tap + 1) * size, None]
+            part = part * share.to(source.dtype)
+        total = part if total is None else total + part
+    assert total is not None
+    return total
 
 
 class _Direct(torch.autograd.Function):

@@ -112,12 +112,12 @@ def expand_backward(
 @triton.jit
 def _collect(
     parameter, found, coefficient, gradient, table, weights, fields, field, s, column, inner, size,
-    mask, cosets, ELEMENTS: tl.constexpr, TAPS: tl.constexpr, WANTED: tl.constexpr,
+    mask, cosets, elements, TAPS: tl.constexpr, WANTED: tl.constexpr,
     ACC: tl.constexpr, UP: tl.constexpr,
 ):  # fmt: skip
     """One group: every parameter's sum over its readers, and what that times itself adds up to."""
     width = 2 * TAPS * size
-    readers = ELEMENTS // cosets
+    readers = elements // cosets
     factor = tl.load(coefficient).to(ACC)
     product = tl.zeros(mask.shape, dtype=ACC)
     for coset in range(cosets):
@@ -138,14 +138,15 @@ def _collect(
 
 
 # A layer of a bank in its table of int64, and what one holds.
-LAYER = tl.constexpr(8)
+LAYER = tl.constexpr(9)
 FIELDS = tl.constexpr(0)
 INNER = tl.constexpr(1)  # fields in, divided by ALIGN
 SIZE = tl.constexpr(2)
-ELEMENTS = tl.constexpr(3)
+ORDER = tl.constexpr(3)  # of its ambient group
 GROUPS = tl.constexpr(4)
 FIRST = tl.constexpr(5)  # its first group: its place in `coefficients` and `offsets`
-TABLE = tl.constexpr(6)  # where its table lies; the next says where its weights
+TABLE = tl.constexpr(6)  # where its table lies
+WEIGHTS = tl.constexpr(7)
 OUT = tl.constexpr(8)  # where its filter begins, divided by ALIGN
 
 
@@ -161,15 +162,15 @@ def expand_bank(
     them, in whole numbers of their types, which the tables hold: so the compiler knows that every
     address divides as theirs do.
     """
-    layer = layers + tl.load(work + 2 * tl.program_id(0)) * (LAYER + 1)
+    layer = layers + tl.load(work + 2 * tl.program_id(0)) * LAYER
     tile = tl.load(work + 2 * tl.program_id(0) + 1)
     fields = tl.load(layer + FIELDS).to(tl.int32)
     inner = tl.load(layer + INNER).to(tl.int32) * ALIGN
     size = tl.load(layer + SIZE).to(tl.int32)
-    elements = tl.load(layer + ELEMENTS).to(tl.int32)
+    elements = tl.load(layer + ORDER).to(tl.int32)
     first = tl.load(layer + FIRST)
     table += tl.load(layer + TABLE)
-    weights += tl.load(layer + TABLE + 1)
+    weights += tl.load(layer + WEIGHTS)
     across = tl.cdiv(inner, CB)
     down = tl.cdiv(size, SB)
     row = tile // (across * down)
@@ -206,15 +207,15 @@ def expand_bank_backward(
     """One tile of all rows of one group's gradient, for one field. `work` names group and tile."""
     group = tl.load(work + 2 * tl.program_id(0))
     tile = tl.load(work + 2 * tl.program_id(0) + 1)
-    layer = layers + tl.load(groups + group * GROUP) * (LAYER + 1)
+    layer = layers + tl.load(groups + group * GROUP) * LAYER
     cosets = tl.load(groups + group * GROUP + 1).to(tl.int32)
     fields = tl.load(layer + FIELDS).to(tl.int32)
     inner = tl.load(layer + INNER).to(tl.int32) * ALIGN
     size = tl.load(layer + SIZE).to(tl.int32)
-    elements = tl.load(layer + ELEMENTS).to(tl.int32)
+    elements = tl.load(layer + ORDER).to(tl.int32)
     g = group - tl.load(layer + FIRST).to(tl.int32)
     table += tl.load(layer + TABLE)
-    weights += tl.load(layer + TABLE + 1)
+    weights += tl.load(layer + WEIGHTS)
     across = tl.cdiv(inner, CB)
     down = tl.cdiv(size, SB)
     field = tile // (across * down)

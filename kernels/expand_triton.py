@@ -1,7 +1,8 @@
 """Launching the Triton kernels that expand filters: tiles, grids and the tables of a bank.
 
-Imported only where a filter is made on a GPU. Nothing here waits for the GPU, and a bank's tables
-are copied there once, so all of it can be captured in a CUDA graph after a first run.
+Imported only where a filter is made on a GPU. Nothing here waits for the GPU but copying a bank's
+tables there, once for as long as its parameters lie where they are: so all of it can be captured in
+a CUDA graph after a first run.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def products(x: Tensor, single: bool = False) -> tuple[Tensor, float]:
 
 def _trace(matrix: Tensor) -> float:
     size = float(matrix.trace())
-    if not size < float("inf"):
+    if not size < inf:
         raise ValueError("the rows are not finite, or too large to be squared")
     return size
 
@@ -198,7 +198,8 @@ def _on_processor(x: Tensor, single: bool) -> Tensor:
 def _(x: Tensor, single: bool) -> Tensor:
     from netir.kernels import gram_triton
 
-    return gram_triton.gram_sum(x, single)
+    with torch.cuda.device(x.device):
+        return gram_triton.gram_sum(x, single)
 
 
 @gram_sum.register_fake

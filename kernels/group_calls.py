@@ -24,7 +24,7 @@ from netir.kernels.plan import Plan, Tables
 Dense = tuple[Tensor, Tensor | None]
 """The filter and the bias of a plain convolution."""
 _RECORDED: ContextVar[bool] = ContextVar("recorded", default=False)
-_FEW = 32
+_SMALL = 32
 """A map with so many times fewer pixels than channels convolves faster in contiguous format."""
 
 
@@ -66,14 +66,15 @@ def group_conv(
             group_conv, given, x, tuple(weights), tuple(biases), logits, norms, tuple(groups),
             ambient, lifting, stride, padding,
         )  # fmt: skip
-    plan, tables = _planned(tuple(groups), weights[0].shape[2], lifting, ambient, x.device)
+    plan, tables = planned(tuple(groups), weights[0].shape[2], lifting, ambient, x.device)
     return planned_conv(x, weights, biases, logits, norms, plan, stride, padding, tables)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _planned(
+def planned(
     groups: tuple[str, ...], kernel: int, lifting: bool, ambient: str, device: torch.device
 ) -> tuple[Plan, Tables]:
+    """A plan and its tables, which a compiler takes as they are."""
     plan = Plan(groups, kernel, lifting, ambient)
     return plan, plan.tables(device)
 
@@ -149,7 +150,7 @@ def _convolved(
         if small_maps.suits(x, weight, stride, padding):
             made = small_maps.conv2d(x, weight, padding)
             return made if bias is None else made + bias[:, None, None]
-        if _FEW * x.shape[-1] * x.shape[-2] <= weight.shape[1]:
+        if _SMALL * x.shape[-1] * x.shape[-2] <= weight.shape[1]:
             x, weight = x.contiguous(), weight.contiguous()
     return F.conv2d(x, weight, bias, stride, padding)
 
@@ -261,9 +262,13 @@ def ordered_pool(
         made: Tensor = group_pool_op(x, over, ambient, kind)
         return made
     check_fields(x, ambient, len(order))
+    return _pooled(x, kind, order, rows)
+
+
+def _pooled(x: Tensor, kind: str, order: Sequence[int], rows: int) -> Tensor:
     fields = x.unflatten(1, (len(order), -1))
-    if list(order) != sorted(order):
-        fields = fields[:, list(order)]
+    if list(order) != sorted(order):  # an index would be copied to a GPU each time
+        fields = torch.stack([fields[:, element] for element in order], 1)
     apart = fields.unflatten(1, (rows, -1))
     pooled = apart.mean(2) if kind == "mean" else apart.amax(2)
     flat: Tensor = pooled.flatten(1, 2)
@@ -287,10 +292,7 @@ def coset_order(over: str, ambient: str) -> tuple[list[int], int]:
 @torch.library.custom_op("netir::group_pool", mutates_args=())
 def group_pool_op(x: Tensor, over: str, ambient: str, kind: str) -> Tensor:
     """`group_pool` as one operator, for tracers."""
-    order, rows = coset_order(over, ambient)
-    fields = x.unflatten(1, (len(order), -1))[:, order].unflatten(1, (rows, -1))
-    pooled: Tensor = (fields.mean(2) if kind == "mean" else fields.amax(2)).flatten(1, 2)
-    return pooled.clone()
+    return _pooled(x, kind, *coset_order(over, ambient)).clone()
 
 
 @group_pool_op.register_fake

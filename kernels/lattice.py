@@ -23,21 +23,6 @@ def lines(rows: Tensor, taps: Tensor, fields: int, size: int) -> Tensor:
     return (first[:, :, None] * size + taps[:, None, :]).reshape(-1)
 
 
-def gathered(source: Tensor, rows: Tensor, taps: Tensor, factors: Tensor | None) -> Tensor:
-    """The rows of a filter with their places exchanged, or summed over several taps."""
-    _, fields, size, inner = source.shape
-    flat = source.reshape(-1, inner)
-    total: Tensor | None = None
-    for tap, each in enumerate(taps.split(size, 1)):
-        part = flat.index_select(0, lines(rows, each, fields, size)).view(-1, fields, size, inner)
-        if factors is not None:
-            share = factors[:, None, tap * size : (tap + 1) * size, None]
-            part = part * share.to(source.dtype)
-        total = part if total is None else total + part
-    assert total is not None
-    return total
-
-
 class Gather:
     """Reading one line for every line of the result, or a sum of several.
 
@@ -144,12 +129,6 @@ def sum_type(dtype: torch.dtype) -> torch.dtype:
 def _order(parameters: Sequence[Tensor]) -> list[int]:
     """The groups, large ones first: few parameters, so few cosets."""
     return sorted(range(len(parameters)), key=lambda g: parameters[g].shape[0])
-
-
-def rows_of(parameter: Tensor) -> Tensor:
-    """Parameters as [cosets, fields out, size, fields in]."""
-    cosets, fields, *_, inner = parameter.shape
-    return parameter.reshape(cosets, fields, -1, inner)
 
 
 def _lines_in(kind: torch.dtype, numbers: Tensor) -> Tensor:

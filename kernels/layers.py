@@ -24,6 +24,7 @@ from netir.kernels.group_calls import (
     group_conv,
     order_of,
     ordered_pool,
+    planned,
     planned_conv,
 )
 from netir.kernels.groups import group as named
@@ -112,7 +113,8 @@ class MixedGroupConv2d(nn.Module):
     def placed(self, device: torch.device) -> Tables:
         """The gather tables of its plan, on that device."""
         if self._tables.table.device != device:
-            self._tables = self.plan.tables(device)
+            plan = self.plan
+            self._tables = planned(plan.groups, plan.kernel, plan.lifting, plan.ambient, device)[1]
         return self._tables
 
     def forward(self, x: Tensor) -> Tensor:

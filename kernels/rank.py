@@ -48,10 +48,10 @@ def effective_rank(
     to be done first.
     """
     x = by_rows(value, axis)
-    start = start or _sooner(x)
-    _checked(epsilon, start, method)
     count = x.shape[0] * x.shape[1]
     narrow = x if count >= x.shape[2] else x.reshape(1, count, -1).mT
+    start = start or _sooner(narrow)
+    _checked(epsilon, start, method)
     for level in LEVELS[LEVELS.index(start) : -1]:
         total = GramSum(level)
         total.add(narrow)
@@ -102,7 +102,7 @@ def count_above(gram: Gram, epsilon: float, method: str | None = None) -> int | 
     if all_above(gram, epsilon):
         return len(gram.matrix)
     square = epsilon * epsilon  # infinite where `**` would raise
-    margin = _margin(gram, square)
+    margin = _margin(gram, square, float(torch.linalg.matrix_norm(gram.matrix)))
     if not margin < inf:
         return None
     high, low = positives(gram.matrix, [square + margin, square - margin], method)
@@ -117,13 +117,12 @@ def all_above(gram: Gram, epsilon: float) -> bool:
     """
     _expect_threshold(epsilon)
     square = epsilon * epsilon
-    margin = _margin(gram, square)
+    margin = _margin(gram, square, float(gram.matrix.trace()))
     return margin < inf and _definite(_less(gram.matrix, square + margin))
 
 
-def _margin(gram: Gram, square: float) -> float:
-    """By how much rounding can have moved an eigenvalue; not finite if the matrix is not."""
-    size = float(torch.linalg.matrix_norm(gram.matrix))
+def _margin(gram: Gram, square: float, size: float) -> float:
+    """By how much rounding can have moved an eigenvalue, and factorizing a matrix of that size."""
     return gram.error + (len(gram.matrix) + 4) * UNIT * (size + square) + _VANISHED
 
 
@@ -157,9 +156,13 @@ def _less(matrix: Tensor, shift: float) -> Tensor:
 
 
 def _definite(matrix: Tensor) -> bool:
+    """Whether there is a Cholesky factor; what is not finite reaches its last pivot."""
+    factor: Any
     if matrix.device.type != "cpu":
-        return not int(torch.linalg.cholesky_ex(matrix).info)
-    return not lapack.dpotrf(matrix.numpy().T, lower=True, clean=False, overwrite_a=True)[1]
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+    else:
+        factor, failed = lapack.dpotrf(matrix.numpy().T, lower=True, clean=False, overwrite_a=True)
+    return not int(failed) and bool((factor.diagonal()[-1:] > 0).all())
 
 
 def _positive(matrix: Tensor) -> int:
@@ -168,7 +171,7 @@ def _positive(matrix: Tensor) -> int:
     if matrix.device.type != "cpu":
         factors, pivots, _ = torch.linalg.ldl_factor_ex(matrix)
     else:
-        room = max(1, _BLOCK * len(matrix))
+        room = max(1, _WIDTH * len(matrix))
         factors, pivots, _ = lapack.dsytrf(
             matrix.numpy().T, lower=True, lwork=room, overwrite_a=True
         )
@@ -177,7 +180,8 @@ def _positive(matrix: Tensor) -> int:
     return int(alone.sum()) + int(paired.sum()) // 2
 
 
-_BLOCK = 32
+_WIDTH = 32
+"""How many columns LAPACK eliminates at once."""
 
 
 def orthogonality(matrix: Tensor, count: int) -> float:
@@ -205,7 +209,7 @@ def bordered(
     candidate is positive (Haynsworth); it is meant for choosing, and not certain. The sum of
     singular values breaks ties.
     """
-    _checked(epsilon, LEVELS[0])
+    _expect_threshold(epsilon)
     values, vectors = torch.linalg.eigh(matrix)
     size = float(values.norm())
     least = (len(matrix) + 4) * torch.finfo(matrix.dtype).eps * size

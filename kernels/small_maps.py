@@ -29,7 +29,7 @@ Part = tuple[slice, slice, slice, slice]
 
 def suits(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool:
     """Whether this is the faster way: there is much padding, and much to do."""
-    if x.device.type != "cpu" or x.dim() != 4 or stride != 1 or x.dtype != weight.dtype:
+    if x.dim() != 4 or stride != 1 or x.dtype != weight.dtype:
         return False
     if weight.dtype not in (torch.float32, torch.float64):
         return False

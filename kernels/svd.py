@@ -43,7 +43,7 @@ def truncated(
         raise ValueError(f"rank {rank!r} of a matrix of {matrix.shape[0]} x {matrix.shape[1]}")
     if method not in METHODS:
         raise ValueError(f"a decomposition by '{method}', not by {' or '.join(METHODS)}")
-    if extra != int(extra) or extra < 0 or sweeps != int(sweeps) or sweeps < 0:
+    if extra % 1 or extra < 0 or sweeps % 1 or sweeps < 0:
         raise ValueError(f"{extra} extra directions and {sweeps} sweeps")
     rank, extra, sweeps = int(rank), int(extra), int(sweeps)
     wide = matrix.detach().double()

@@ -18,7 +18,7 @@ class GramWindow:
     """
 
     def __init__(self, most: int) -> None:
-        if most < 1 or most != int(most):
+        if not most >= 1 or most % 1:
             raise ValueError(f"a window of {most} rows keeps nothing, or a part of one")
         self.most = int(most)
         self.rebuilt = 0

@@ -20,7 +20,7 @@ from netir.ops.index import IndexSelect
 from netir.ops.norm import BatchNorm
 from netir.ops.reduce import Amax, Mean
 from netir.ops.shape import Reshape
-from netir.passes.layers.equivariant import equivariant_nodes, single, whole
+from netir.passes.layers.equivariant import equivariant_nodes, not_single, whole
 from netir.rewrite import EditPass, Left, Site
 
 
@@ -58,7 +58,7 @@ class Collapse(EditPass):
 def _conv(edit: Edit, node: Node, op: GroupConv) -> None:
     """Set the filter of a single group in place, so that all that follows a weight follows it."""
     edit.set_op(node.name, Conv(stride=(op.stride,), padding=(op.padding,)))
-    if single(node):
+    if not_single(node):
         _mixture(edit, node, op)
         return
     names = [(o or "")[1:] for o in node.operands[1:]]

@@ -22,7 +22,7 @@ from netir.passes.layers.equivariant import (
     ambient_of,
     equivariant_nodes,
     expect_group,
-    single,
+    not_single,
     whole,
     with_group,
 )
@@ -59,7 +59,7 @@ class Constrain(EditPass):
             if isinstance(node, Left):
                 yield node
             elif isinstance(node.op, GroupConv):
-                why = single(node) or _not_larger(self.to, node.op)
+                why = not_single(node) or _not_larger(self.to, node.op)
                 yield Left(node.name, why) if why else self._site(graph, node, node.op)
 
     def _site(self, graph: Graph, node: Node, op: GroupConv) -> Site:

@@ -16,7 +16,7 @@ from netir.ir import Graph, Param
 from netir.kernels.compact import relaxed, relaxed_bias
 from netir.kernels.groups import group
 from netir.ops.group import GroupConv
-from netir.passes.layers.equivariant import ambient_of, equivariant_nodes, expect_group, single
+from netir.passes.layers.equivariant import ambient_of, equivariant_nodes, expect_group, not_single
 from netir.rewrite import EditPass, Left, Site
 
 _LARGEST = 1e4
@@ -68,7 +68,7 @@ class Mix(EditPass):
             own = node.op.groups[0]
             more = [n for n in dict.fromkeys(self.groups.split())
                     if n != own and group(n) <= group(own)]  # fmt: skip
-            if single(node):
+            if not_single(node):
                 yield Left(node.name, "it is a mixture already")
             elif not more:
                 yield Left(node.name, f"none of {self.groups} is a proper subgroup of {own}")

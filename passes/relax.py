@@ -23,7 +23,7 @@ from netir.passes.layers.equivariant import (
     ambient_of,
     equivariant_nodes,
     expect_group,
-    single,
+    not_single,
     whole,
     with_group,
 )
@@ -62,7 +62,7 @@ class Relax(EditPass):
             if isinstance(node, Left):
                 yield node
             elif isinstance(node.op, GroupConv):
-                why = single(node) or _not_smaller(to, node.op.groups[0])
+                why = not_single(node) or _not_smaller(to, node.op.groups[0])
                 yield Left(node.name, why) if why else Site(node.name)
             elif isinstance(node.op, GroupPool):
                 found = _not_smaller(to, node.op.over) or _head(graph, node, to)

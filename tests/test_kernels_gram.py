@@ -198,6 +198,8 @@ def test_what_a_window_refuses() -> None:
         GramWindow(0)
     with pytest.raises(ValueError, match=r"a window of 2\.5 rows"):
         GramWindow(2.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="a window of inf rows"):
+        GramWindow(float("inf"))  # type: ignore[arg-type]
     window = GramWindow(4.0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no rows were added"):
         _ = window.gram

@@ -130,6 +130,7 @@ def test_many_columns_start_in_float32() -> None:
     rows = torch.randn(600, 256)
     assert effective_rank(rows, 0.01) == Count(256, "float32")
     assert effective_rank(rows[:, :64], 0.01) == Count(64, "float64")
+    assert effective_rank(rows[:64], 0.01) == Count(64, "float64")  # the products of rows, then
 
 
 def test_zero_matrices() -> None:

@@ -35,6 +35,59 @@ def net() -> nn.Sequential:
     return made
 
 
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("prepare", [lambda model: model, with_bank], ids=["alone", "bank"])
+def test_a_network_on_a_device(device: str, prepare: Callable[[nn.Module], nn.Module]) -> None:
+    plain = net()
+    model, x = prepare(copy.deepcopy(plain)).to(device), X.to(device)
+    with torch.backends.cudnn.flags(deterministic=True):
+        assert gap(model.eval()(x).cpu(), plain.eval()(X)) <= 1e-10
+        model.train()
+        found = [[*gradients(model, x), *curvature(model, x)] for _ in range(2)]
+        with torch.autocast(device, torch.bfloat16):
+            assert prepare(net().float().to(device))(x.float()).isfinite().all()
+    plain.train()
+    for a, b, want in zip(*found, [*gradients(plain), *curvature(plain, X)], strict=True):
+        assert torch.equal(a, b)
+        assert gap(a.cpu(), want) <= 1e-10
+
+
+def curvature(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """The gradient of the square of a gradient."""
+    leaves = list(model.parameters())
+    first = torch.autograd.grad(model(x).square().sum(), leaves, create_graph=True)
+    return list(torch.autograd.grad(torch.stack([g.square().sum() for g in first]).sum(), leaves))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_network_that_never_ran_on_its_device_is_compiled_whole(device: str) -> None:
+    model = net().eval()
+    want = model(X)
+    model.to(device)
+    for layer in model:
+        if isinstance(layer, MixedGroupConv2d):
+            layer._tables = layer.plan.tables("meta" if device == "cpu" else "cpu")
+    made = torch.compile(model, fullgraph=True, backend="aot_eager")(X.to(device))
+    torch._dynamo.reset()
+    assert gap(made.cpu(), want) <= 1e-10
+
+
+@pytest.mark.gpu
+def test_a_network_is_captured_in_a_graph() -> None:
+    model = nn.Sequential(net()[:6], GroupPool("D4", "D1_45")).to("cuda").eval()
+    x = X.to("cuda")
+    with torch.no_grad():
+        want = model(x)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            made = model(x)
+        graph.replay()
+    assert torch.equal(made, want)
+
+
 class Calls:
     """Counts the launches of banks, and how many filters each made."""
 

@@ -50,7 +50,7 @@ def shared_params(graph: Graph, node: Node) -> str:
     return ""
 
 
-def single(node: Node) -> str:
+def not_single(node: Node) -> str:
     """Why a group convolution is not one of a single group; empty if it is."""
     op = node.op
     if not isinstance(op, GroupConv):
@@ -76,5 +76,5 @@ def with_group(op: GroupConv, name: str) -> GroupConv:
     return replace(op, groups=(name,), ambient=ambient_of(op))
 
 
-__all__ = ["EQUIVARIANT", "ambient_of", "equivariant_nodes", "expect_group", "shared_params",
-           "single", "whole", "with_group"]  # fmt: skip
+__all__ = ["EQUIVARIANT", "ambient_of", "equivariant_nodes", "expect_group", "not_single",
+           "shared_params", "whole", "with_group"]  # fmt: skip
