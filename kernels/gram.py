@@ -71,7 +71,7 @@ class GramSum:
         if self._total is not None and len(part) != len(self._total):
             raise ValueError(f"{len(part)} columns after {len(self._total)}")
         total = part if self._total is None else self._total + part
-        lost += UNIT * _trace(total)  # raises where it is too large, and nothing is taken then
+        lost += UNIT * size_of(total)  # raises where it is too large, and nothing is taken then
         if self.single:
             vectors = _vectors(len(part), part.device)
             off = _applied(x, vectors) - vectors @ part
@@ -88,9 +88,9 @@ class GramSum:
         """The sum over another number than that of the rows."""
         if self._total is None:
             raise ValueError("no rows were added")
-        if count < 1:
+        if not 1 <= count < inf:
             raise ValueError(f"the mean of {count} rows")
-        lost = self._lost + UNIT * _trace(self._total)
+        lost = self._lost + UNIT * size_of(self._total)
         if self._off is not None:
             lost += _SAFETY * _largest(self._off)
         return Gram(self._total / count, self.rows, lost / count)
@@ -106,10 +106,11 @@ def products(x: Tensor, single: bool = False) -> tuple[Tensor, float]:
     part = (_on_processor if plainly else gram_sum)(x, single)
     if single and not bool(part.trace().isfinite()):
         part = gram_sum(x, False)  # too large for float32 only, perhaps
-    return part, UNIT * terms(x) * _trace(part)
+    return part, UNIT * terms(x) * size_of(part)
 
 
-def _trace(matrix: Tensor) -> float:
+def size_of(matrix: Tensor) -> float:
+    """The trace of a matrix of products, which has to be finite."""
     size = float(matrix.trace())
     if not size < inf:
         raise ValueError("the rows are not finite, or too large to be squared")
@@ -151,7 +152,7 @@ def by_rows(value: Tensor, axis: int = -1) -> Tensor:
         )
     if axis not in range(-value.dim(), value.dim()):
         raise ValueError(f"axis {axis!r} of an activation of {value.dim()} axes")
-    value = value.detach().movedim(int(axis), -1)
+    value = value.detach().resolve_neg().movedim(int(axis), -1)
     return value.flatten(1, -2) if value.dim() > 2 else value.unsqueeze(0)
 
 
@@ -229,10 +230,13 @@ DECOMPOSITIONS = {torch.ops.netir.gram_sum.default: plain}
 
 
 def _laid(block: Tensor, room: Tensor) -> Tensor:
-    """A block as columns x rows, in the type of `room`, and there if it has another type."""
+    """A block as columns x rows, in the type of `room`, and there if it has another type.
+
+    There too if no numbers lie side by side: numpy would not see that a matrix meets its transpose.
+    """
     rows = block.stride(2) == 1
     flat = block.reshape(-1, block.shape[2]) if rows else block.permute(2, 0, 1)
-    if flat.dtype != room.dtype:
+    if flat.dtype != room.dtype or not (rows or block.stride(1) == 1):
         flat = room[: flat.numel()].view(flat.shape).copy_(flat)
     return flat.mT if rows else flat.flatten(1)
 
@@ -248,4 +252,4 @@ def _applied(x: Tensor, vectors: Tensor) -> Tensor:
 
 
 __all__ = ["BLOCK", "DECOMPOSITIONS", "FLUSH", "PRECISIONS", "UNIT", "Gram", "GramSum", "by_rows",
-           "gram", "gram_sum", "plain", "products"]  # fmt: skip
+           "gram", "gram_sum", "plain", "products", "size_of"]  # fmt: skip

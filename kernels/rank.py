@@ -11,7 +11,8 @@ and the singular values themselves in float64.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import inf, nan, sqrt
+from numbers import Real
 from typing import Any
 
 import torch
@@ -50,8 +51,8 @@ def effective_rank(
     x = by_rows(value, axis)
     count = x.shape[0] * x.shape[1]
     narrow = x if count >= x.shape[2] else x.reshape(1, count, -1).mT
-    start = start or _sooner(narrow)
-    _checked(epsilon, start, method)
+    start = _sooner(narrow) if start is None else start
+    epsilon = _checked(epsilon, start, method)
     for level in LEVELS[LEVELS.index(start) : -1]:
         total = GramSum(level)
         total.add(narrow)
@@ -69,27 +70,52 @@ def _sooner(x: Tensor) -> str:
 _MANY = 192
 
 
-def _checked(epsilon: float, start: str, method: str | None = None) -> None:
-    _expect_threshold(epsilon)
+def _checked(epsilon: float, start: str, method: str | None = None) -> float:
+    """The threshold, if all of these are sound."""
     if start not in LEVELS:
         raise ValueError(f"no level '{start}', only {', '.join(LEVELS)}")
     if method not in (None, *METHODS):
         raise ValueError(f"counting by '{method}', not by {' or '.join(METHODS)}")
+    return _threshold(epsilon)
 
 
-def _expect_threshold(epsilon: Any) -> None:
-    if not isinstance(epsilon, (int, float)) or not 0 <= epsilon < inf:
-        raise ValueError(f"a threshold of {epsilon!r} for singular values")
+def _threshold(epsilon: Any) -> float:
+    try:
+        found = float(epsilon) if isinstance(epsilon, Real) else nan
+    except OverflowError:
+        found = inf
+    if not 0 <= found < inf:
+        raise ValueError(f"a threshold of {epsilon!r} for singular values, which has to be a "
+                         "finite number and not negative")  # fmt: skip
+    return found
 
 
 def _by_values(rows: Tensor, epsilon: float) -> Count:
     """What the singular values say in float64, off by about its rounding of the largest."""
-    if not bool(torch.isfinite(rows).all()):
+    wide = rows.double()
+    if not bool(torch.isfinite(wide).all()):
         raise ValueError("the rows are not finite, or too large to be squared")
-    values = torch.linalg.svdvals(rows.double()) / sqrt(len(rows))
-    margin = (len(values) + 4) * UNIT * float(values[0])
-    ties = int(((values - epsilon).abs() <= margin).sum())
-    return Count(int((values > epsilon + margin).sum()), "svd", ties)
+    short, levels = _shortened(wide if len(wide) >= wide.shape[1] else wide.mT)
+    values = torch.linalg.svdvals(short) / sqrt(len(rows))
+    if not bool(values[0].isfinite()):
+        raise ValueError("the rows are too large: their singular values are no float64")
+    margin = (levels + 1) * (len(values) + 4) * UNIT * float(values[0])
+    above = values - epsilon
+    ties = int((above.abs() <= margin).sum())
+    return Count(int((above > margin).sum()), "svd", ties)
+
+
+def _shortened(rows: Tensor) -> tuple[Tensor, int]:
+    """Rows of the same singular values, by triangles of blocks of rows, and how often in turn.
+
+    The rounding of a decomposition grows with the number of its rows; that of blocks does not.
+    """
+    levels, size = 0, max(2 * rows.shape[1], 64)
+    while len(rows) > 2 * size:
+        count = len(rows) // size * size
+        triangles = torch.linalg.qr(rows[:count].reshape(-1, size, rows.shape[1]), mode="r").R
+        rows, levels = torch.cat([triangles.flatten(0, 1), rows[count:]]), levels + 1
+    return rows, levels
 
 
 def count_above(gram: Gram, epsilon: float, method: str | None = None) -> int | None:
@@ -98,7 +124,7 @@ def count_above(gram: Gram, epsilon: float, method: str | None = None) -> int | 
     The margin is the rounding of its sums, what factorizing a matrix of this size adds to it, and
     more than what vanishes below the smallest numbers.
     """
-    _expect_threshold(epsilon)
+    epsilon = _threshold(epsilon)
     if all_above(gram, epsilon):
         return len(gram.matrix)
     square = epsilon * epsilon  # infinite where `**` would raise
@@ -115,7 +141,7 @@ def all_above(gram: Gram, epsilon: float) -> bool:
     One Cholesky factorization tells, a fraction of the work of a count. Rows that are left out of a
     sum only lower its eigenvalues: a sum of some rows, over the number of all, will do.
     """
-    _expect_threshold(epsilon)
+    epsilon = _threshold(epsilon)
     square = epsilon * epsilon
     margin = _margin(gram, square, float(gram.matrix.trace()))
     return margin < inf and _definite(_less(gram.matrix, square + margin))
@@ -209,7 +235,7 @@ def bordered(
     candidate is positive (Haynsworth); it is meant for choosing, and not certain. The sum of
     singular values breaks ties.
     """
-    _expect_threshold(epsilon)
+    epsilon = _threshold(epsilon)
     values, vectors = torch.linalg.eigh(matrix)
     size = float(values.norm())
     least = (len(matrix) + 4) * torch.finfo(matrix.dtype).eps * size

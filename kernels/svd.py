@@ -35,10 +35,7 @@ def truncated(
     That is a subspace iteration (Halko, Martinsson, Tropp 2011) with `extra` more directions than
     are kept. It serves to compare many candidates; keep the default for weights that stay.
     """
-    if matrix.dim() != 2 or not matrix.numel() or not bool(matrix.isfinite().all()):
-        raise ValueError(f"a finite matrix is needed, not one of shape {tuple(matrix.shape)}")
-    if matrix.is_complex():
-        raise ValueError(f"a matrix of real numbers is needed, not of {matrix.dtype}")
+    _expect_matrix(matrix)
     if rank not in range(1, min(matrix.shape) + 1):
         raise ValueError(f"rank {rank!r} of a matrix of {matrix.shape[0]} x {matrix.shape[1]}")
     if method not in METHODS:
@@ -61,6 +58,15 @@ def truncated(
     return Truncated(left, right * scale, kept * scale, error * scale, least * scale)
 
 
+def _expect_matrix(matrix: Tensor) -> None:
+    if not isinstance(matrix, Tensor):
+        raise ValueError(f"a matrix is a tensor, not {type(matrix).__name__}")
+    if matrix.dim() != 2 or not matrix.numel() or not bool(matrix.isfinite().all()):
+        raise ValueError(f"a finite matrix is needed, not one of shape {tuple(matrix.shape)}")
+    if matrix.is_complex():
+        raise ValueError(f"a matrix of real numbers is needed, not of {matrix.dtype}")
+
+
 def _power_of_two(matrix: Tensor) -> float:
     """About the largest entry: no number is too large to square, divided by it without rounding."""
     return 2.0 ** (frexp(float(matrix.abs().max()))[1] - 1)
@@ -69,7 +75,8 @@ def _power_of_two(matrix: Tensor) -> float:
 def _range(matrix: Tensor, count: int, sweeps: int, seed: int) -> Tensor:
     """An orthonormal basis of nearly the first singular directions."""
     generator = torch.Generator().manual_seed(seed)
-    start = torch.randn(matrix.shape[1], count, generator=generator, dtype=matrix.dtype)
+    shape = matrix.shape[1], count
+    start = torch.randn(shape, generator=generator, dtype=matrix.dtype, device="cpu")
     basis: Tensor = torch.linalg.qr(matrix @ start.to(matrix.device)).Q
     for _ in range(sweeps):
         basis = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.mT @ basis).Q).Q
@@ -83,13 +90,23 @@ def leading(matrix: Tensor, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     Krylov space), of which there are more and more until the sum of the squares of the values
     stands still.
     """
+    _expect_matrix(matrix)
+    if count not in range(1, min(matrix.shape) + 1):
+        raise ValueError(f"{count!r} singular values of {matrix.shape[0]} x {matrix.shape[1]}")
     wide = matrix.detach().double()
+    scale = _power_of_two(wide)
+    left, values = _leading(wide / scale, int(count), seed)
+    return left, values * scale
+
+
+def _leading(wide: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
     size = count + 4
     if max(8 * size, _SMALL) >= min(wide.shape):
         left, values, _ = singular(wide)
         return left[:, :count], values[:count]
     generator = torch.Generator().manual_seed(seed)
-    start = torch.randn(wide.shape[1], size, generator=generator, dtype=wide.dtype)
+    shape = wide.shape[1], size
+    start = torch.randn(shape, generator=generator, dtype=wide.dtype, device="cpu")
     basis = torch.linalg.qr(wide @ start.to(wide.device)).Q
     back, last = wide.mT @ basis, 0.0
     while True:
@@ -102,7 +119,7 @@ def leading(matrix: Tensor, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
         block = wide @ back[:, -size:]
         for _ in range(2):
             block -= basis @ (basis.mT @ block)
-        block = torch.linalg.qr(block).Q
+        block = torch.linalg.qr(torch.cat([basis, block], 1)).Q[:, -size:]  # new, if all is found
         basis = torch.cat([basis, block], 1)
         back = torch.cat([back, wide.mT @ block], 1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from netir.kernels.gram import UNIT, Gram, by_rows, products
+from netir.kernels.gram import UNIT, Gram, by_rows, products, size_of
 from netir.kernels.rank import Count, count_above, effective_rank
 
 
@@ -33,25 +33,32 @@ class GramWindow:
     def __len__(self) -> int:
         return self._count
 
+    @torch.inference_mode(False)  # what is kept is written to later, outside of it perhaps
     def add(self, value: Tensor, axis: int = -1) -> None:
         """Put in new rows; the oldest go as soon as there are more than the window keeps."""
         x = by_rows(value, axis)
         rows = x.reshape(-1, x.shape[2])[-self.most :]
         self._fitting(rows)
-        new, lost = products(rows[None])
+        total, lost = products(rows[None])
         if self._rows is None or self._sum is None:
-            self._rows, self._sum = rows.new_empty(self.most, rows.shape[1]), torch.zeros_like(new)
+            kept, whole = rows.new_empty(self.most, rows.shape[1]), torch.zeros_like(total)
+        else:
+            kept, whole = self._rows, self._sum
         gone = max(0, self._count + len(rows) - self.most)
         for place in self._places(self._first, gone):
-            old, more = products(self._rows[place][None])
-            new, lost, self._changed = new.sub_(old), lost + more, True
+            old, more = products(kept[place][None])
+            total, lost = total.sub_(old), lost + more
+        total = whole + total
+        size_of(total)  # raises where it is too large, and nothing is taken then
+        lost += 2 * UNIT * float(total.diagonal().abs().sum())
+        rows = rows.clone() if _shared(rows, kept) else rows
         free = self._places(self._first + self._count, len(rows))
         for place, part in zip(free, rows.split([p.stop - p.start for p in free]), strict=True):
-            self._rows[place] = part
-        self._sum += new
-        self._lost += lost + 2 * UNIT * float(self._sum.diagonal().abs().sum())
+            kept[place] = part
+        self._rows, self._sum, self._lost = kept, total, self._lost + lost
         self._first = (self._first + gone) % self.most
         self._count += len(rows) - gone
+        self._changed = self._changed or gone > 0
 
     def _places(self, first: int, count: int) -> list[slice]:
         """Where so many rows are from one on: in two parts where they go on at the start."""
@@ -97,10 +104,16 @@ class GramWindow:
             return Count(found, "float64")
         return effective_rank(self.rows, epsilon, "svd")
 
+    @torch.inference_mode(False)
     def _rebuild(self) -> None:
         self._sum, self._lost = products(self.rows[None])
         self._changed = False
         self.rebuilt += 1
+
+
+def _shared(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors lie in the same memory."""
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 _DRIFT = 1e-11

@@ -47,6 +47,9 @@ VALUES = {
     "many rows": (torch.randn(2 * BLOCK + 3, 5), 1),
     "many columns": (torch.randn(30, 300), 1),
     "one": (torch.randn(1, 1), 0),
+    "every second": (torch.randn(40, 80)[:, ::2], 1),
+    "nothing side by side": (torch.randn(4, 9, 12, 70)[:, :, ::2, 1::3], 3),
+    "negative": (torch.randn(6, 4, dtype=torch.cdouble).conj().imag, 1),
 }
 
 
@@ -191,6 +194,38 @@ def test_a_window_is_summed_anew_only_where_rounding_could_decide() -> None:
     assert window.count(float(values[3]) - 20 * fresh).count == 4
     assert window.rebuilt == 1
     assert window.count(float(values[3])).level == "svd"
+
+
+@pytest.mark.parametrize("most", range(1, 6))
+def test_a_window_takes_its_own_rows(most: int) -> None:
+    for before in range(1, 8):
+        window = GramWindow(most)
+        for i in range(before):
+            window.add(torch.tensor([[i + 1.0, 0.5]]))
+        kept = window.rows.clone()
+        window.add(window.rows)
+        assert sorted(window.rows.tolist()) == sorted(torch.cat([kept, kept])[-most:].tolist())
+        assert close(window.gram.matrix, plain(window.rows))
+
+
+def test_a_window_goes_in_and_out_of_inference_mode() -> None:
+    window, every = GramWindow(10), torch.randn(30, 3)
+    for i, rows in enumerate(every.split(3)):
+        with torch.inference_mode(i % 2 == 0):
+            window.add(rows)
+            values = torch.linalg.svdvals(window.rows.double())
+            window.count(float(values[1]) / len(window) ** 0.5)
+    assert window.rebuilt
+    assert close(window.gram.matrix, plain(every[-10:]))
+
+
+def test_a_window_refuses_a_sum_that_is_too_large() -> None:
+    window, large = GramWindow(3), torch.full((1, 2), 8e153, dtype=DOUBLE)
+    window.add(large)
+    with pytest.raises(ValueError, match="too large"):
+        window.add(large.expand(2, 2))
+    assert torch.equal(window.rows, large)
+    assert close(window.gram.matrix, plain(large))
 
 
 def test_what_a_window_refuses() -> None:

@@ -133,6 +133,30 @@ def test_many_columns_start_in_float32() -> None:
     assert effective_rank(rows[:64], 0.01) == Count(64, "float64")  # the products of rows, then
 
 
+@pytest.mark.parametrize("start", ["float32", "float64", "svd"])
+def test_thresholds_all_around_a_value(start: str) -> None:
+    rows = torch.eye(6)[:, :4] * 3
+    value = (9 / 6) ** 0.5
+    for step in range(-40, 41):
+        epsilon = value * (1 + step * 2.0**-53)
+        found = effective_rank(rows, epsilon, start)
+        assert found.count <= exact_count(rows, epsilon) <= found.count + found.ties
+
+
+@pytest.mark.parametrize(
+    "rows", [torch.full((100_000, 1), 0.1), torch.rand(20_000, 3), torch.rand(9_999, 8)],
+    ids=["constant", "three", "eight"],
+)  # fmt: skip
+def test_long_matrices_are_as_certain(rows: Tensor) -> None:
+    rows = rows.double()
+    exact = torch.linalg.eigvalsh(_exact(rows)).clamp(min=0).sqrt().flip(0)
+    for number, value in enumerate(exact.tolist()):
+        for step in (-300, -100, 100, 300):
+            epsilon = value + step * 2.0**-53 * float(exact[0])
+            found = effective_rank(rows, epsilon, "svd")
+            assert found.count <= number + (step < 0) <= found.count + found.ties
+
+
 def test_zero_matrices() -> None:
     rows = torch.zeros(7, 3)
     for start in ("float32", "float64", "svd"):
@@ -219,6 +243,10 @@ def test_products_that_float32_cannot_hold_are_no_certainty(size: float) -> None
         (torch.ones(3, 3, dtype=torch.int64), {}, "int64"),
         (torch.ones(3, 3), {"epsilon": -1.0}, "a threshold of -1.0"),
         (torch.ones(3, 3), {"epsilon": nan}, "a threshold of nan"),
+        (torch.ones(3, 3), {"epsilon": 10**400}, "a threshold of 1000"),
+        (torch.ones(3, 3), {"epsilon": "0.1"}, "a threshold of '0.1' .* a finite number"),
+        (torch.ones(3, 3), {"start": ""}, "no level ''"),
+        (torch.full((4, 2), 1.7e308, dtype=DOUBLE), {"start": "svd"}, "too large"),
         (torch.ones(3, 3), {"start": "float16"}, "no level 'float16', only float32, float64, svd"),
         (torch.ones(3, 3), {"method": "guess"}, "counting by 'guess'"),
         (torch.eye(3), {"method": "guess", "epsilon": 0.01}, "counting by 'guess'"),  # all above

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from netir.kernels.svd import singular, truncated
+from netir.kernels.svd import leading, singular, truncated
 
 DOUBLE = torch.float64
 
@@ -102,3 +102,32 @@ def test_all_singular_vectors(shape: tuple[int, ...]) -> None:
 def test_bad_arguments(matrix: Tensor, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         truncated(matrix, **{"rank": 1, **options})  # type: ignore[arg-type]
+
+
+def blank(rows: int) -> Tensor:
+    matrix = torch.zeros(300, 3000)
+    matrix[:rows] = torch.randn(rows, 3000)
+    return matrix
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e200, 1e-200])
+@pytest.mark.parametrize(
+    "matrix", [torch.ones(300, 400), blank(30), blank(3), torch.eye(300)[torch.arange(900) % 7]],
+    ids=["ones", "thirty rows", "three rows", "one-hot"],
+)  # fmt: skip
+def test_leading_values_of_a_low_rank(matrix: Tensor, scale: float) -> None:
+    whole = matrix.double() * scale
+    left, values = leading(whole, 4)
+    want = torch.linalg.svdvals(matrix.double())[:4] * scale
+    assert torch.allclose(values, want, rtol=1e-9, atol=1e-9 * float(want[0]))
+    assert torch.allclose(left.mT @ left, torch.eye(4, dtype=left.dtype), atol=1e-12)
+
+
+def test_what_leading_refuses() -> None:
+    with pytest.raises(ValueError, match="a finite matrix"):
+        leading(torch.full((3, 3), torch.nan), 1)
+    for count in (-1, 0, 4, 1.5):
+        with pytest.raises(ValueError, match="singular values of 3 x 5"):
+            leading(torch.ones(3, 5), count)  # type: ignore[arg-type]
+    with torch.device("meta"):
+        assert truncated(torch.ones(40, 40, device="cpu"), 2, method="random").error < 1e-9
