@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import shutil
 from collections.abc import Callable
 
 import pytest
@@ -73,6 +74,23 @@ def test_a_network_that_never_ran_on_its_device_is_compiled_whole(device: str) -
     made = torch.compile(model, fullgraph=True, backend="aot_eager")(X.to(device))
     torch._dynamo.reset()
     assert gap(made.cpu(), want) <= 1e-10
+
+
+@pytest.mark.soak
+@pytest.mark.filterwarnings("ignore")  # what torch's compiler says of itself
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch's compiler needs g++")
+@pytest.mark.parametrize("groups", ["D4", "D4 C1"])
+def test_a_network_compiled_to_machine_code_has_the_same_gradients(groups: str) -> None:
+    model = nn.Sequential(
+        MixedGroupConv2d(2, 2, 3, groups, "D4", padding=1), nn.ReLU(), GroupPool(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3),
+    )  # fmt: skip
+    x, slope, compiled = torch.randn(2, 16, 9, 9), torch.randn(2, 3), torch.compile(model)
+    leaves = list(model.parameters())
+    found, want = (torch.autograd.grad((net(x) * slope).sum(), leaves) for net in (compiled, model))
+    torch._dynamo.reset()
+    for name, a, b in zip(dict(model.named_parameters()), found, want, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5), name
 
 
 @pytest.mark.gpu
