@@ -8,13 +8,13 @@ uses both for networks of layers.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from netir.kernels import lattice
 from netir.kernels.expand import (
@@ -253,13 +253,14 @@ expand_bank.register_autograd(_differentiate, setup_context=_remember)
 class Remembered(Generic[T]):
     """What was made from some tensors, until one of them is another or was written to.
 
-    Nothing is kept while a gradient could be wanted, or of tensors that count no writes. Writing
-    through `.data` is not noticed: call `forget` after it.
+    Nothing is kept while a gradient could be wanted, or of tensors that count no writes, nor past
+    the step of an optimizer: fused ones write without being counted. Writing through `.data` is not
+    noticed: call `forget` after it.
     """
 
     def __init__(self) -> None:
         self._made: T | None = None
-        self._seen: list[tuple[weakref.ref[Tensor], int, Tensor]] = []
+        self._seen: list[tuple[int, int, Tensor]] = []
         self._key: object = None
 
     def __call__(self, sources: Sequence[Tensor], make: Callable[[], T], key: object = None) -> T:
@@ -268,11 +269,12 @@ class Remembered(Generic[T]):
         if wanted or torch.compiler.is_compiling() or any(s.is_inference() for s in sources):
             self.forget()
             return make()
-        key = key, torch.is_inference_mode_enabled()  # what is made there is of no use outside
+        # what is made in inference mode is of no use outside
+        key = key, torch.is_inference_mode_enabled(), _STEPS[0]
         if self._made is None or self._key != key or not self._same(sources):
             self._made, self._key = make(), key
             # what is detached keeps the memory, so that nothing else can have its address
-            self._seen = [(weakref.ref(s), s._version, s.detach()) for s in sources]
+            self._seen = [(id(s), s._version, s.detach()) for s in sources]
         return self._made
 
     def forget(self) -> None:
@@ -280,7 +282,18 @@ class Remembered(Generic[T]):
 
     def _same(self, sources: Sequence[Tensor]) -> bool:
         return len(sources) == len(self._seen) and all(
-            source is seen() and source._version == version
+            id(source) == seen and source._version == version
             and source.data_ptr() == values.data_ptr() and source.dtype == values.dtype
             for source, (seen, version, values) in zip(sources, self._seen, strict=True)
         )
+
+
+_STEPS = [0]
+"""How many steps all optimizers have made."""
+
+
+def _stepped(*_: Any) -> None:
+    _STEPS[0] += 1
+
+
+register_optimizer_step_post_hook(_stepped)

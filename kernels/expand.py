@@ -292,9 +292,10 @@ class _Direct(torch.autograd.Function):
 
 
 def batched(gradient: Tensor) -> bool:
-    """Whether this stands for many gradients, as with `is_grads_batched`."""
-    legacy: bool = torch._C._functorch.is_legacy_batchedtensor(gradient)
-    return legacy
+    """Whether this stands for many gradients, as with `vmap` or `is_grads_batched`."""
+    kinds = torch._C._functorch
+    found: bool = kinds.is_legacy_batchedtensor(gradient) or kinds.is_batchedtensor(gradient)
+    return found
 
 
 def plain_gradients(

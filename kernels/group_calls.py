@@ -306,11 +306,13 @@ def _(x: Tensor, over: str, ambient: str, kind: str) -> Tensor:
 
 def check_fields(x: Tensor, ambient: str, elements: int, fields: int | None = None) -> None:
     """Raise unless the channels are fields of a group, and so many where that is known."""
+    given: object = x
+    if isinstance(given, Tensor) and given.dim() in (1, 3):
+        raise ValueError(f"a map of {given.dim()} axes has no batch, or no channels: give a batch, "
+                         "as x[None]")  # fmt: skip
     channels: object = x.shape[1]
     if not isinstance(channels, int):
         return  # a stand-in, or an open size
-    if x.dim() == 3:
-        raise ValueError("a map of 3 axes has no batch, or no channels: give a batch, as x[None]")
     if channels % elements if fields is None else channels != elements * fields:
         known = "no fields" if fields is None else f"not {fields} fields"
         raise ValueError(

@@ -8,11 +8,12 @@ each has a group of its own inside it, and is equivariant to exactly that.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import has_torch_function
 
 from netir.kernels.bank import Remembered
 from netir.kernels.group_calls import (
@@ -74,6 +75,8 @@ class MixedGroupConv2d(nn.Module):
         device: Any, dtype: torch.dtype | None,
     ) -> None:  # fmt: skip
         _expect_whole(fields_in=fields_in, fields_out=fields_out)
+        if dtype is not None and not dtype.is_floating_point:
+            raise ValueError(f"weights are real numbers, not {dtype}")
         if min(fields_in, fields_out, stride) < 1 or padding < 0:
             raise ValueError("fields and stride are 1 at least, and padding is not negative")
         self.plan, self.fields_in, self.fields_out = plan, fields_in, fields_out
@@ -120,6 +123,8 @@ class MixedGroupConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         given: object = x
         if not isinstance(given, Tensor):  # torch.fx traces with a stand-in
+            if not has_torch_function((given,)):
+                raise ValueError(f"a map is a tensor, not {type(given).__name__}")
             plan = self.plan
             return group_conv(
                 x, *self.parts(), plan.groups, plan.ambient, plan.lifting, self.stride,
@@ -200,7 +205,7 @@ class FieldBatchNorm2d(nn.Module):
     ) -> None:
         super().__init__()
         _expect_whole(fields=fields)
-        if fields < 1 or eps <= 0 or momentum is None:
+        if fields < 1 or not _positive(eps) or momentum is None:
             raise ValueError("there is a field at least, eps is positive and momentum a number")
         self.fields, self.ambient, self.eps, self.momentum = fields, ambient, eps, momentum
         self.elements = named(ambient).order
@@ -258,10 +263,11 @@ class EquivariantAvgPool2d(nn.AvgPool2d):
 
     def __init__(self, kernel_size: int, stride: int | None = None, padding: int = 0) -> None:
         super().__init__(kernel_size, stride, padding)
-        _expect_whole(kernel_size=kernel_size, stride=stride or kernel_size, padding=padding)
-        if min(kernel_size, stride or kernel_size) < 1 or padding < 0:
+        stride = kernel_size if stride is None else stride
+        _expect_whole(kernel_size=kernel_size, stride=stride, padding=padding)
+        if min(kernel_size, stride) < 1 or padding < 0:
             raise ValueError("kernel and stride are 1 at least, and padding is not negative")
-        self._windows = kernel_size, stride or kernel_size, padding
+        self._windows = kernel_size, stride, padding
 
     def forward(self, x: Tensor) -> Tensor:
         check_grid(x.shape[-2:], *self._windows)
@@ -282,10 +288,14 @@ def _norms(weights: Sequence[Tensor]) -> Tensor:
     return torch.stack([torch.linalg.vector_norm(weight.detach()) for weight in weights])
 
 
+def _positive(value: Any) -> bool:
+    return isinstance(value, Real) and float(value) > 0
+
+
 def _expect_whole(**settings: Any) -> None:
     """Raise unless each of these settings is one whole number."""
     for name, value in settings.items():
-        if not isinstance(value, Integral):
+        if isinstance(value, bool) or not isinstance(value, Integral):
             raise ValueError(f"{name} is one whole number, not {value!r}")
 
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_legacy_batchedtensor
 from torch.nn import functional as F
+
+from netir.kernels.expand import batched
 
 _WORK = 2**21
 """Multiplications of one pixel through one tap, in a batch, from which products pay."""
@@ -63,7 +64,7 @@ class _Conv(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
-        if torch.is_grad_enabled() or is_legacy_batchedtensor(gradient):  # more is wanted than that
+        if torch.is_grad_enabled() or batched(gradient):  # more is wanted than that
             return *_library(gradient, x, weight, ctx.padding, wanted), None
         of_x = _zeros(x, *x.shape) if wanted[0] else None
         of_weight = _zeros(weight, *weight.shape) if wanted[1] else None
@@ -117,7 +118,9 @@ def _maps(lines: Tensor, like: Tensor) -> Tensor:
 
 
 def _zeros(like: Tensor, *shape: int) -> Tensor:
-    made = torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last)
+    made = torch.empty(
+        shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last
+    )
     return made.zero_()
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from netir.errors import NetirError
 from netir.evaluate import device_of, input_values, results_of, symbol_values, value_of, values_of
-from netir.ir import Graph, Node
+from netir.ir import Graph, Node, expect_graph
 from netir.kernels.groups import SQUARE, Element, Group, cosets
 from netir.kernels.groups import group as named
-from netir.ops.group import GroupConv, GroupPool, plan_of
+from netir.ops.group import FieldNorm, GroupConv, GroupPool, plan_of
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ def equivariance(graph: Graph, group: str, *args: Any, **kwargs: Any) -> Equivar
     the network move pixel by pixel, fields of a group convolution element by element too, and
     what has no positions any more should stay the same. A layer is a node with parameters.
     """
+    expect_graph(graph)
     inputs = input_values(graph, args, kwargs)
     return _Measurement(graph, _expected(group), inputs).done()
 
@@ -175,13 +176,37 @@ class _Measurement:
 
 
 def _acting(graph: Graph) -> dict[str, tuple[Group, Group]]:
-    """For every value behind a group convolution its ambient group, and what was pooled over."""
+    """The ambient group of every value around equivariant layers, and what was pooled over."""
+    found = _behind(graph)
+    for node in reversed(list(graph.nodes.values())):
+        match node.op:
+            case GroupConv() as op if not op.lifting:
+                acting: tuple[Group, Group] | None = _fields(op)
+            case GroupConv():
+                acting = None  # it reads an image
+            case FieldNorm(ambient=ambient) | GroupPool(ambient=ambient):
+                acting = named(ambient), named("C1")
+            case _:
+                acting = next((found[r] for r in node.results if r in found), None)
+        if acting is None:
+            continue
+        for operand in node.operands:
+            if operand is not None and operand[0] != "@":
+                found.setdefault(operand, acting)
+    return found
+
+
+def _fields(op: GroupConv) -> tuple[Group, Group]:
+    return named(plan_of(op.groups, 1, op.lifting, op.ambient).ambient), named("C1")
+
+
+def _behind(graph: Graph) -> dict[str, tuple[Group, Group]]:
+    """The same of the values behind a group convolution."""
     found: dict[str, tuple[Group, Group]] = {}
     for node in graph.nodes.values():
         match node.op:
             case GroupConv() as op:
-                plan = plan_of(op.groups, 1, op.lifting, op.ambient)
-                acting: tuple[Group, Group] | None = named(plan.ambient), named("C1")
+                acting: tuple[Group, Group] | None = _fields(op)
             case GroupPool(over=over, ambient=ambient):
                 acting = named(ambient), named(over)
             case _:

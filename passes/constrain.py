@@ -22,7 +22,9 @@ from netir.passes.layers.equivariant import (
     ambient_of,
     equivariant_nodes,
     expect_group,
+    left_as_named,
     not_single,
+    torn,
     whole,
     with_group,
 )
@@ -59,8 +61,10 @@ class Constrain(EditPass):
             if isinstance(node, Left):
                 yield node
             elif isinstance(node.op, GroupConv):
-                why = not_single(node) or _not_larger(self.to, node.op)
+                why = not_single(node) or _not_larger(self.to, node.op) or _torn(graph, node)
                 yield Left(node.name, why) if why else self._site(graph, node, node.op)
+            else:
+                yield from left_as_named(node, self.where)
 
     def _site(self, graph: Graph, node: Node, op: GroupConv) -> Site:
         old = [graph.params[(o or "")[1:]].data for o in node.operands[1:]]
@@ -72,13 +76,13 @@ class Constrain(EditPass):
     def _moves(self, op: GroupConv) -> tuple[Linear, Linear]:
         """How its weights and its biases move."""
         of, ambient, to = op.groups[0], ambient_of(op), self.to
-        times = group(to).order // group(of).order
 
+        # of squares the mean too, which undoes what relaxing does to the state of an optimizer
         def weight(tensor: Tensor, power: int) -> Tensor:
-            return constrained(tensor, of, to, ambient, op.lifting) / float(times ** (power - 1))
+            return constrained(tensor, of, to, ambient, op.lifting)
 
         def bias(tensor: Tensor, power: int) -> Tensor:
-            return constrained_bias(tensor, of, to, ambient) / float(times ** (power - 1))
+            return constrained_bias(tensor, of, to, ambient)
 
         return weight, bias
 
@@ -106,6 +110,16 @@ def _not_larger(to: str, op: GroupConv) -> str:
     if not group(to) <= group(ambient):
         return f"{to} is no subgroup of its ambient group {ambient}"
     return "" if group(to).exact else f"{to} moves pixels between pixels"
+
+
+def _torn(graph: Graph, node: Node) -> str:
+    """Why a layer of no symmetry cannot have one: with a stride that its map does not suit."""
+    op = node.op
+    assert isinstance(op, GroupConv)
+    if group(op.groups[0]).order > 1:
+        return ""
+    kernel = graph.type_of(node.operands[1] or "").shape[2]
+    return torn(graph, node, int(str(kernel)), op.stride, op.padding)
 
 
 def _distance(op: GroupConv, old: Tensor, new: Tensor) -> float:

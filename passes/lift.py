@@ -21,7 +21,7 @@ from netir.ops.conv import Conv
 from netir.ops.group import FieldNorm, GroupConv, GroupPool
 from netir.ops.linear import Linear
 from netir.ops.norm import BatchNorm
-from netir.passes.layers.equivariant import expect_group, shared_params, whole
+from netir.passes.layers.equivariant import expect_group, shared_params, torn, whole
 from netir.rewrite import EditPass, Left, Site
 from netir.where import chosen_nodes
 
@@ -204,14 +204,7 @@ class _Chain:
         for width in (made,) if lifting else (made, read):
             if not isinstance(width, int) or width % order:
                 return _undivided(width, order)
-        return self._grid(node, int(str(kernel[0])), settings[0][0], settings[1][0])
-
-    def _grid(self, node: Node, kernel: int, stride: int, padding: int) -> str:
-        sizes = self.graph.type_of(node.operands[0] or "").shape[2:]
-        rest = {s + 2 * padding - kernel for s in sizes if isinstance(s, int)}
-        if stride > 1 and (len(rest) != 1 or any(r % stride for r in rest)):
-            return f"a stride of {stride} does not read a map of {sizes} symmetrically"
-        return ""
+        return torn(self.graph, node, int(str(kernel[0])), settings[0][0], settings[1][0])
 
     def _passes(self, node: Node) -> str:
         """Why an operation without weights does not commute with the group; empty if it does."""
@@ -238,7 +231,7 @@ class _Chain:
         if op.rank != 2 or any(len(set(v)) > 1 for v in settings) or op.ceil_mode:
             return "its windows are not square"
         kernel, stride, padding, apart = (v[0] for v in settings)
-        return self._grid(node, apart * (kernel - 1) + 1, stride, padding)
+        return torn(self.graph, node, apart * (kernel - 1) + 1, stride, padding)
 
     def _gives(self, node: Node, kind: str) -> str:
         if isinstance(node.op, Conv):

@@ -16,7 +16,13 @@ from netir.ir import Graph, Param
 from netir.kernels.compact import relaxed, relaxed_bias
 from netir.kernels.groups import group
 from netir.ops.group import GroupConv
-from netir.passes.layers.equivariant import ambient_of, equivariant_nodes, expect_group, not_single
+from netir.passes.layers.equivariant import (
+    ambient_of,
+    equivariant_nodes,
+    expect_group,
+    left_as_named,
+    not_single,
+)
 from netir.rewrite import EditPass, Left, Site
 
 _LARGEST = 1e4
@@ -64,6 +70,7 @@ class Mix(EditPass):
                 yield node
                 continue
             if not isinstance(node.op, GroupConv):
+                yield from left_as_named(node, self.where)
                 continue
             own = node.op.groups[0]
             more = [n for n in dict.fromkeys(self.groups.split())

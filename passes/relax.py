@@ -23,6 +23,7 @@ from netir.passes.layers.equivariant import (
     ambient_of,
     equivariant_nodes,
     expect_group,
+    left_as_named,
     not_single,
     whole,
     with_group,
@@ -68,6 +69,8 @@ class Relax(EditPass):
                 found = _not_smaller(to, node.op.over) or _head(graph, node, to)
                 site = isinstance(found, _Head)
                 yield Site(node.name, found) if site else Left(node.name, str(found))
+            else:
+                yield from left_as_named(node, self.where)
 
     def rewrite(self, edit: Edit, site: Site) -> None:
         node = edit.before.node(site.name)
@@ -144,7 +147,8 @@ def _head(graph: Graph, pool: Node, to: Group) -> _Head | str:
             elif node.op.name in _PLACEWISE or _averages(node):
                 pending += node.results
             else:
-                return f"{node.name} ({node.op.name}) reads it, which is not linear in channels"
+                return (f"{node.name} ({node.op.name}) reads it, which is not linear in channels, "
+                        "or not known to be")  # fmt: skip
     return _Head(ops, tuple(dict.fromkeys(weights)))
 
 

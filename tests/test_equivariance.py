@@ -112,6 +112,40 @@ def test_a_filter_is_remembered_in_eval_mode_until_a_weight_changes() -> None:
     assert torch.equal(copy.deepcopy(layer)(x), layer(x))
 
 
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
+def test_the_step_of_a_fused_optimizer_is_noticed(kind: Any) -> None:
+    layer, x = GroupConv2d(3, 2, lifting=True), torch.randn(2, 3, 9, 9)
+    optimizer = kind(layer.parameters(), lr=0.1, fused=True)
+    layer(x).square().sum().backward()
+    with torch.no_grad():
+        before = layer(x)
+        optimizer.step()
+        assert not torch.equal(layer(x), before)
+        assert torch.equal(layer(x), copy.deepcopy(layer)(x))
+
+
+def test_parameters_that_were_read_can_be_swapped() -> None:
+    layer, other = GroupConv2d(3, 2, lifting=True), GroupConv2d(3, 2, lifting=True)
+    x = torch.randn(2, 3, 9, 9)
+    with torch.no_grad():
+        want = other(x)
+        layer(x)
+        for mine, theirs in zip(layer.parameters(), other.parameters(), strict=True):
+            torch.utils.swap_tensors(mine, theirs)
+        assert torch.equal(layer(x), want)
+
+
+def test_gradients_under_vmap() -> None:
+    layer = GroupConv2d(2, 2, 3, "C4", padding=1).double()
+    x = torch.randn(3, 8, 9, 9, dtype=torch.float64, requires_grad=True)
+    leaves, y = [x, *layer.parameters()], layer(x)
+    slopes = torch.randn_like(y.expand(4, *y.shape))
+    many = torch.func.vmap(lambda s: torch.autograd.grad(y, leaves, s, retain_graph=True))(slopes)
+    for i, slope in enumerate(slopes):
+        one = torch.autograd.grad(y, leaves, slope, retain_graph=True)
+        assert all(gap(a[i], b) <= 1e-12 for a, b in zip(many, one, strict=True))
+
+
 def test_small_maps_are_convolved_in_contiguous_format() -> None:
     layer = GroupConv2d(16, 16, 3, padding=1)
     small, large = torch.randn(2, 128, 2, 2), torch.randn(2, 128, 16, 16)
@@ -184,6 +218,13 @@ def test_layers_that_were_deferred_are_drawn_like_others() -> None:
         (lambda: EquivariantAvgPool2d(2, padding=(1, 1)), "padding is one whole number"),
         (lambda: EquivariantAvgPool2d(0), "1 at least"),
         (lambda: EquivariantAvgPool2d(2, -1), "1 at least"),
+        (lambda: EquivariantAvgPool2d(3, 0), "1 at least"),
+        (lambda: FieldBatchNorm2d(2, eps=float("nan")), "eps is positive"),
+        (lambda: FieldBatchNorm2d(2, eps="a"), "eps is positive"),
+        (lambda: GroupConv2d(1, 1, dtype=torch.complex64), "real numbers, not torch.complex64"),
+        (lambda: GroupConv2d(1, True), "fields_out is one whole number, not True"),
+        (lambda: GroupConv2d(1, 1)(None), "a map is a tensor, not NoneType"),
+        (lambda: GroupPool()(torch.ones(8)), "give a batch"),
         (lambda: GroupConv2d(2.0, 1), "fields_in is one whole number, not 2.0"),
         (lambda: FieldBatchNorm2d(0), "a field at least"),
         (lambda: FieldBatchNorm2d(2, momentum=None), "momentum a number"),
@@ -472,6 +513,19 @@ class TwoAmbients(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         y = self.large(x).relu()
         return self.part(y), self.whole(y), self.next(self.small(x).relu())
+
+
+def test_layers_behind_a_plain_one_are_measured_as_they_are() -> None:
+    graph = Collapse("lift")(traced(net()))
+    found = netir.equivariance(graph, "D4", MAP)
+    assert found.error is not None
+    assert found.error <= 1e-12
+    assert all(layer.own is None or layer.own <= 1e-12 for layer in found.layers), str(found)
+
+
+def test_a_module_is_not_measured() -> None:
+    with pytest.raises(NetirError, match="takes a graph, not GroupPool"):
+        netir.equivariance(GroupPool(), "D4", MAP)  # type: ignore[arg-type]
 
 
 def test_every_value_is_measured_under_its_own_ambient_group() -> None:

@@ -140,6 +140,40 @@ def test_training_goes_on_after_each_step_of_a_chain() -> None:
         assert torch.equal(moved["exp_avg_sq"], move.apply(state["exp_avg_sq"], 2))
 
 
+@pytest.mark.parametrize("to", ["C4", "C1"])
+def test_constraining_undoes_relaxing_for_the_optimizer_too(to: str) -> None:
+    model = net().train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, amsgrad=True)
+    live = netir.Live(model, optimizer, example=MAP)
+    model(MAP).square().sum().backward()
+    optimizer.step()
+    before = {n: {k: v.clone() for k, v in optimizer.state[p].items()}
+              for n, p in model.named_parameters()}  # fmt: skip
+    layers = "lift inner last"
+    live.apply(Relax(layers, to=to))
+    live.apply(Constrain(layers, to="D4"))
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state[parameter].items():
+            assert torch.allclose(value, before[name][key], rtol=1e-9, atol=0), (name, key)
+
+
+def test_a_layer_whose_stride_tears_its_map_is_left() -> None:
+    lift = GroupConv2d(3, 2, 3, "C1", "D4", lifting=True, stride=2, padding=1)
+    inner = GroupConv2d(2, 2, 3, "C1", "D4", padding=1)
+    graph = netir.trace(nn.Sequential(lift, inner), (torch.randn(1, 3, 8, 8),))
+    found = Constrain(to="D4").apply(graph)
+    groups = [node.op.groups for node in found.graph.nodes.values() if node.op.name == "group_conv"]
+    assert groups == [("C1",), ("D4",)]
+    assert [name for name, _ in found.report.skipped] == ["group_conv"]
+    assert "symmetrically" in str(found.report)
+
+
+@pytest.mark.parametrize("rewrite", [Relax, Constrain, Mix])
+def test_a_norm_that_is_named_has_no_group_to_change(rewrite: type[Pass]) -> None:
+    with pytest.raises(NetirError, match="field_norm has no group of its own to change"):
+        rewrite("norm")(traced(net("C2")))
+
+
 def test_constrained_layers_are_the_nearest_and_within_their_bound() -> None:
     graph = shaken(traced(net("C2")))
     result = Constrain(to="D4").apply(graph)

@@ -68,6 +68,13 @@ def test_maps_that_are_views() -> None:
         assert gap(ours[0], theirs[0]) <= 1e-13
 
 
+def test_maps_under_another_default_device() -> None:
+    x, weight = torch.randn(2, 3, 2, 2), torch.randn(2, 3, 3, 3)
+    with torch.device("meta"):
+        made = small_maps.conv2d(x, weight, 1)
+    assert gap(made, F.conv2d(x, weight, padding=1)) <= 1e-5
+
+
 def test_gradients() -> None:
     x = torch.randn(2, 3, 2, 3, dtype=DOUBLE, requires_grad=True)
     weight = torch.randn(2, 3, 4, 4, dtype=DOUBLE, requires_grad=True)
@@ -81,9 +88,14 @@ def test_gradients() -> None:
         assert torch.autograd.gradcheck(convolved, part)
     made, want = convolved(x, weight), F.conv2d(x, weight, padding=2)
     slopes = torch.randn(3, *want.shape, dtype=DOUBLE)
-    ours, theirs = (torch.autograd.grad(y, (x, weight), slopes, is_grads_batched=True)
-                    for y in (made, want))  # fmt: skip
+    ours, theirs = (
+        torch.autograd.grad(y, (x, weight), slopes, is_grads_batched=True, retain_graph=True)
+        for y in (made, want)
+    )
     for a, b in zip(ours, theirs, strict=True):
+        assert gap(a, b) <= 1e-13
+    many = torch.func.vmap(lambda s: torch.autograd.grad(made, (x, weight), s, retain_graph=True))
+    for a, b in zip(many(slopes), theirs, strict=True):
         assert gap(a, b) <= 1e-13
 
 

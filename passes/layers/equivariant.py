@@ -38,6 +38,12 @@ def equivariant_nodes(graph: Graph, where: str) -> Iterator[Node | Left]:
             yield Left(node.name, f"{node.op.name} is no equivariant layer")
 
 
+def left_as_named(node: Node, where: str) -> Iterator[Left]:
+    """That an equivariant layer has no group to change, if `where` names it outright."""
+    if names_one(where):
+        yield Left(node.name, f"{node.op.name} has no group of its own to change")
+
+
 def shared_params(graph: Graph, node: Node) -> str:
     """Why the parameters of a node are not its own; empty if they are."""
     for operand in node.operands[1:]:
@@ -56,7 +62,16 @@ def not_single(node: Node) -> str:
     if not isinstance(op, GroupConv):
         return ""
     mixed = len(op.groups) > 1 or any(o is not None for o in op.parts(node.operands)[2:])
-    return "it is a mixture: collapse it first" if mixed else ""
+    return "it is a mixture, whose groups stay: change the group before mixing" if mixed else ""
+
+
+def torn(graph: Graph, node: Node, kernel: int, stride: int, padding: int) -> str:
+    """Why windows do not lie symmetrically on the map that a node reads; empty if they do."""
+    sizes = graph.type_of(node.operands[0] or "").shape[2:]
+    rest = {s + 2 * padding - kernel for s in sizes if isinstance(s, int)}
+    if stride > 1 and (len(rest) != 1 or any(r % stride for r in rest)):
+        return f"a stride of {stride} does not read a map of {sizes} symmetrically"
+    return ""
 
 
 def ambient_of(op: GroupConv) -> str:
@@ -76,5 +91,5 @@ def with_group(op: GroupConv, name: str) -> GroupConv:
     return replace(op, groups=(name,), ambient=ambient_of(op))
 
 
-__all__ = ["EQUIVARIANT", "ambient_of", "equivariant_nodes", "expect_group", "not_single",
-           "shared_params", "whole", "with_group"]  # fmt: skip
+__all__ = ["EQUIVARIANT", "ambient_of", "equivariant_nodes", "expect_group", "left_as_named",
+           "not_single", "shared_params", "torn", "whole", "with_group"]  # fmt: skip
