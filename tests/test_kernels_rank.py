@@ -301,6 +301,10 @@ def test_a_margin_that_hides_the_threshold_gives_no_count() -> None:
     assert count_above(Gram(matrix, 10, 0.0), 0.2) == 2
     assert count_above(Gram(matrix, 10, 0.02), 0.2) == 2
     assert count_above(Gram(matrix, 10, 0.04), 0.2) is None
+    exact = Gram(torch.eye(5, dtype=DOUBLE), 10, 0.0)  # but factorizing it may round
+    assert count_above(exact, 1.0) is None
+    assert not all_above(exact, 1 - 1e-16)
+    assert all_above(exact, 1 - 1e-13)
 
 
 def test_of_what_is_not_finite_nothing_is_certain() -> None:
