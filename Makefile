@@ -62,10 +62,14 @@ bench: $(BENCH_READY)
 
 # The kernels' machine code, by any version of Triton, in an environment of its own.
 TRITON ?= 3.9.0
-aot:
-	test -x build/triton-$(TRITON)/bin/python || $(PYTHON) -m venv build/triton-$(TRITON)
-	build/triton-$(TRITON)/bin/python -m pip install --quiet triton==$(TRITON)
-	build/triton-$(TRITON)/bin/python -m bench.aot
+AOT := build/triton-$(TRITON)
+$(AOT)/.ready:
+	test -x $(AOT)/bin/python || $(PYTHON) -m venv $(AOT)
+	$(AOT)/bin/python -m pip install --quiet triton==$(TRITON)
+	touch $@
+
+aot: $(AOT)/.ready
+	$(AOT)/bin/python -m bench.aot
 
 # escnn wants older libraries than netir: an environment of its own, for bench.against_escnn.
 build/escnn:
