@@ -152,8 +152,8 @@ def _convolved(
             return made if bias is None else made + bias[:, None, None]
         if _SMALL * x.shape[-1] * x.shape[-2] <= weight.shape[1]:
             x, weight = x.contiguous(), weight.contiguous()
-    if bias is not None and torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-        # torch 2.13's compiler gets the gradient of a bias wrong that is a sum of others
+    if bias is not None and torch.compiler.is_dynamo_compiling():
+        # torch's compiler gets the gradient of a mixture's bias wrong in a convolution
         return F.conv2d(x, weight, None, stride, padding) + bias[:, None, None]
     return F.conv2d(x, weight, bias, stride, padding)
 
