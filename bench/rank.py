@@ -17,7 +17,7 @@ from bench.measure import Cell, Options, Table, Task, interleaved, milliseconds,
 from bench.measure import report as written
 from netir.kernels.gram import GramSum
 from netir.kernels.greedy import most_alike
-from netir.kernels.rank import LEVELS, Count, count_above, effective_rank
+from netir.kernels.rank import LEVELS, Count, count_above, effective_rank, positives
 from netir.kernels.window import GramWindow
 from tests.spectra import FAMILIES, spectra
 
@@ -117,6 +117,23 @@ def counted(given: Options) -> list[list[Cell]]:
     return rows
 
 
+def factorized(given: Options) -> list[list[Cell]]:
+    """One row for each size: what one count of eigenvalues takes beside torch's factorization."""
+    rows: list[list[Cell]] = []
+    for size in (64,) if given.quick else (64, 256, 512, 1024):
+        torch.manual_seed(0)
+        half = torch.randn(size, size, dtype=torch.float64)
+        matrix = half + half.mT
+        times = interleaved({
+            "ours": Task(lambda _, m=matrix: positives(m, [0.0], "inertia")),
+            "torch": Task(lambda _, m=matrix: torch.linalg.ldl_factor_ex(m)),
+        }, 3 if given.quick else 15, 20)  # fmt: skip
+        rows.append([size, milliseconds(times, "ours"), milliseconds(times, "torch"),
+                     ratio(times, "torch", "ours")])  # fmt: skip
+        print(*rows[-1], flush=True)
+    return rows
+
+
 def rebuilt(matrix: Tensor, count: int) -> list[int]:
     """The plain way: the cosines of all columns that are left, anew after each removal."""
     left, picked = torch.arange(len(matrix)), []
@@ -176,6 +193,9 @@ def main() -> None:
             "incremental, ms", "svdvals over incremental", "target of that"), counted(given),
             ("Certain in float32: the share of 100 thresholds from half of this one to twice it. "
              "For the others the count is taken again in float64.",)),
+        Table("Counting the positive eigenvalues of a matrix", (
+            "columns", "ours, ms", "torch's factorization, ms", "torch's over ours"),
+            factorized(given)),
         Table("Columns picked greedily", (
             "columns", "picked", "ours, ms", "rebuilt, ms", "rebuilt over ours", "target"),
             picked(given), ("A rebuild works out the cosines of all columns that are left after "

@@ -280,10 +280,8 @@ class _Direct(torch.autograd.Function):
         table, weights, coefficients, *parameters = ctx.saved_tensors
         needed = ctx.needs_input_grad[4:]
         if torch.is_grad_enabled() or batched(gradient):
-            return *[None] * 4, *plain_gradients(
-                lambda own: plain(own[1:], own[0], table, weights, (), gradient.dtype),
-                (coefficients, *parameters), needed, gradient,
-            )  # fmt: skip
+            sources = coefficients, *parameters
+            return *[None] * 4, *_by_plain(sources, needed, gradient, table, weights)
         wanted = any(needed[1:])
         args = (parameters, coefficients, gradient, table, weights, ctx.into, wanted)
         *found, products = _backward(*args)
@@ -312,6 +310,17 @@ def plain_gradients(
     return [next(found) if need else None for need in needed]
 
 
+def _by_plain(
+    sources: Sequence[Tensor], needed: Sequence[bool], gradient: Tensor, table: Tensor,
+    weights: Tensor | None,
+) -> list[Tensor | None]:  # fmt: skip
+    """The gradients of the coefficients, which come first, and of the parameters."""
+    kind = gradient.dtype
+    return plain_gradients(
+        lambda own: plain(own[1:], own[0], table, weights, (), kind), sources, needed, gradient
+    )
+
+
 def _direct(
     parameters: list[Tensor], coefficients: Tensor, table: Tensor, weights: Tensor | None,
     into: tuple[int, ...], dtype: torch.dtype,
@@ -331,11 +340,9 @@ def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     coefficients, table, *rest = ctx.saved_tensors
     weights, parameters = (None, rest) if ctx.exact else (rest[0], rest[1:])
     if batched(gradient):
-        products, *found = plain_gradients(
-            lambda own: plain(own[1:], own[0], table, weights, (), gradient.dtype),
-            (coefficients, *parameters), (ctx.needs_input_grad[1], *ctx.needs_input_grad[0]),
-            gradient,
-        )  # fmt: skip
+        needed = ctx.needs_input_grad[1], *ctx.needs_input_grad[0]
+        sources = coefficients, *parameters
+        products, *found = _by_plain(sources, needed, gradient, table, weights)
         return found, products, None, None, None, None
     wanted = any(ctx.needs_input_grad[0])
     *found, products = expand_mix_backward(

@@ -16,7 +16,6 @@ from numbers import Real
 from typing import Any
 
 import torch
-from scipy.linalg import lapack
 from torch import Tensor
 
 from netir.kernels.gram import UNIT, Gram, GramSum, by_rows
@@ -178,7 +177,11 @@ def _less(matrix: Tensor, shift: float) -> Tensor:
     return moved
 
 
-# On a processor scipy's LAPACK, which takes half the time of torch's. It may overwrite the matrix.
+def _lapack() -> Any:
+    """Scipy's, which is faster on a processor than torch's (bench.rank). It may overwrite."""
+    from scipy.linalg import lapack  # not before it is needed: that takes a tenth of a second
+
+    return lapack
 
 
 def _definite(matrix: Tensor) -> bool:
@@ -187,7 +190,9 @@ def _definite(matrix: Tensor) -> bool:
     if matrix.device.type != "cpu":
         factor, failed = torch.linalg.cholesky_ex(matrix)
     else:
-        factor, failed = lapack.dpotrf(matrix.numpy().T, lower=True, clean=False, overwrite_a=True)
+        factor, failed = _lapack().dpotrf(
+            matrix.numpy().T, lower=True, clean=False, overwrite_a=True
+        )
     return not int(failed) and bool((factor.diagonal()[-1:] > 0).all())
 
 
@@ -198,7 +203,7 @@ def _positive(matrix: Tensor) -> int:
         factors, pivots, _ = torch.linalg.ldl_factor_ex(matrix)
     else:
         room = max(1, _WIDTH * len(matrix))
-        factors, pivots, _ = lapack.dsytrf(
+        factors, pivots, _ = _lapack().dsytrf(
             matrix.numpy().T, lower=True, lwork=room, overwrite_a=True
         )
     paired = pivots < 0

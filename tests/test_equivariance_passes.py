@@ -15,7 +15,7 @@ from netir.errors import ContractError, NetirError, NetirWarning
 from netir.ir import Graph
 from netir.kernels.groups import SQUARE, group
 from netir.kernels.layers import FieldBatchNorm2d, GroupConv2d, GroupPool
-from netir.passes import Collapse, Constrain, Lift, Mix, Relax, Widen
+from netir.passes import Collapse, Constrain, Deepen, Lift, Mix, Relax, Widen
 from netir.rewrite import Pass
 from netir.verify import verify
 from tests.equivariant import MAP, Net, gap, net, plain, shaken, traced
@@ -166,6 +166,22 @@ def test_a_layer_whose_stride_tears_its_map_is_left() -> None:
     assert groups == [("C1",), ("D4",)]
     assert [name for name, _ in found.report.skipped] == ["group_conv"]
     assert "symmetrically" in str(found.report)
+
+
+def test_deepening_loses_the_symmetry_only_as_it_is_trained() -> None:
+    graph = Deepen()(traced(net()))
+    assert netir.equivariance(graph, "D4", MAP).error <= 1e-12  # type: ignore[operator]
+    with graph.edit() as edit:
+        for name, param in graph.params.items():
+            if name.endswith("weight") and param.data.dim() == 4:
+                edit.set_param(name, param.data + 0.1 * torch.randn_like(param.data))
+    assert netir.equivariance(edit.graph, "D4", MAP).error > 1e-3  # type: ignore[operator]
+
+
+def test_a_single_field_is_no_space() -> None:
+    lift, last = GroupConv2d(3, 1, 3, lifting=True), GroupConv2d(1, 2, 3)
+    graph = netir.trace(nn.Sequential(lift, last), (torch.randn(2, 3, 9, 9),))
+    assert all(space.reason for space in graph.spaces())
 
 
 @pytest.mark.parametrize("rewrite", [Relax, Constrain, Mix])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from math import inf, nan
+from math import inf, log, nan
 
 import pytest
 import torch
 from torch import Tensor
 
-from netir.kernels.gram import Gram, GramSum, _largest, gram
+from netir.kernels.gram import _SAFETY, _VECTORS, Gram, GramSum, _largest, gram
 from netir.kernels.rank import (
     Count,
     all_above,
@@ -109,6 +109,24 @@ def test_the_largest_eigenvalue_is_told_by_random_vectors(size: int, rank: int) 
         for scale in (1e-200, 1e150):
             scaled = _largest(scale * images)
             assert scaled == pytest.approx(scale * _largest(images), rel=1e-9)
+
+
+def test_the_odds_of_telling_the_largest_eigenvalue_too_small() -> None:
+    # Of a single eigenvalue, the worst kind. All images but one have to be small for it, so numbers
+    # are drawn like that, and each counts by how likely it is.
+    generator, small = torch.Generator().manual_seed(0), 0.25
+    sizes = torch.full((400_000, _VECTORS), small, dtype=DOUBLE)
+    sizes[torch.arange(len(sizes)), torch.randint(_VECTORS, (len(sizes),), generator=generator)] = 1
+    numbers = torch.randn(sizes.shape, generator=generator, dtype=DOUBLE) * sizes
+    squares = numbers.square()
+    pairs = squares.sum(1).square() - squares.square().sum(1)
+    told = (pairs / (_VECTORS * (_VECTORS - 1))) ** 0.25
+    assert float(told[0]) == pytest.approx(_largest(numbers[0, :, None]))
+    narrow = -squares / (2 * small**2) - log(small)
+    each = narrow.sum(1, keepdim=True) - narrow - squares / 2  # if this one were drawn wide
+    drawn = each.logsumexp(1) - log(_VECTORS)
+    odds = (-squares.sum(1) / 2 - drawn).exp()[told * _SAFETY < 1].sum() / len(sizes)
+    assert 0.8e-7 <= float(odds) <= 1.2e-7
 
 
 def test_the_largest_eigenvalue_of_nothing_and_of_what_overflows() -> None:
