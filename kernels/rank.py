@@ -178,7 +178,7 @@ def _less(matrix: Tensor, shift: float) -> Tensor:
 
 
 def _lapack() -> Any:
-    """Scipy's, which is faster on a processor than torch's (bench.rank). It may overwrite."""
+    """Scipy's, which is faster on large matrices than torch's (bench.rank). It may overwrite."""
     from scipy.linalg import lapack  # not before it is needed: that takes a tenth of a second
 
     return lapack
